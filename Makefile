@@ -1,0 +1,68 @@
+# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS and PYTEST_ARGS may be set: make demo LIMIT=2
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.t2-installed
+FETCHED := $(VENV)/.t2-fetched
+LIMIT ?= 4
+CONFIG ?= baselines/configs/reasoning.yaml
+RUNS ?= results
+PYTEST_ARGS ?=
+DEMO := results/demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup sandbox demo test test-slow bench train report check
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: sandbox $(FETCHED) ## Install into .venv, get the sandbox, the default model and the test sets
+
+# The hook is copied into the environment, so a change to it needs a new installation; no other source file does.
+$(INSTALLED): pyproject.toml harness/startup/hook.py harness/startup/build_backend.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(FETCHED): $(INSTALLED)
+	$(BIN)/t2 fetch
+	@touch $@
+
+sandbox:
+	@if command -v bwrap >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+	  echo "bubblewrap is missing: install it with this system's package manager; until then humaneval and mbpp cannot run code." >&2; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends bubblewrap; \
+	elif sudo -n true 2>/dev/null; then \
+	  sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends bubblewrap; \
+	else \
+	  echo "bubblewrap is missing: run 'sudo apt-get install bubblewrap'; until then humaneval and mbpp cannot run code." >&2; \
+	fi
+
+demo: setup ## Base model and t2 on a few problems of math and humaneval, and their report (LIMIT=4 of each task)
+	rm -rf $(DEMO)
+	$(BIN)/lm_eval --model t2 --model_args strategy=base --tasks math,humaneval --limit $(LIMIT) --batch_size 16 --output_path $(DEMO)/base
+	$(BIN)/lm_eval --model t2 --tasks math,humaneval --limit $(LIMIT) --batch_size 16 --output_path $(DEMO)/t2
+	$(BIN)/t2 report $(DEMO) --output $(DEMO)/report.md
+	@cat $(DEMO)/report.md
+
+test: setup ## Tests: offline, on a CPU, in minutes (PYTEST_ARGS=…)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: setup ## The tests that take minutes each
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow and not gpu and not vllm and not network' $(PYTEST_ARGS)
+
+bench: setup ## The benchmarks alone
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks -m 'not gpu and not vllm and not network' $(PYTEST_ARGS)
+
+train: setup ## Train an expert (CONFIG=baselines/configs/….yaml)
+	$(BIN)/t2 train $(CONFIG)
+
+report: $(INSTALLED) ## Markdown report of result files (RUNS="folder …")
+	@$(BIN)/t2 report $(RUNS)
+
+check: $(INSTALLED) ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -1,0 +1,156 @@
+"""The expert bank: named experts over one model, switched by exchanging whole weight tensors, so nothing drifts."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import AdapterError
+from .experts import Expert, load_expert, shipped
+from .mixture import Mixture
+from .svf import Basis, cached_basis, check_fingerprint, fingerprint, renormalised_scale
+from .svf.apply import adapted_weight
+
+logger = logging.getLogger("t2.experts")
+
+
+class ExpertBank:
+    """Experts that fit a model, and the one mixture that its weights hold now.
+
+    The base tensors are never written to: `apply` puts freshly made W' tensors in their place and the very same base tensors back. The
+    last `keep` mixtures stay in memory, each as large as the adapted matrices.
+
+    Args:
+        model: a model of `nn.Linear` layers.
+        experts: name → expert; every one is checked against the model's weights.
+        keep: how many mixtures' weights to keep.
+
+    Raises:
+        AdapterError: an expert names a layer that the model lacks, has another shape, or was trained on another base.
+    """
+
+    def __init__(self, model: nn.Module, experts: Mapping[str, Expert], keep: int = 2) -> None:
+        self.experts = dict(experts)
+        self.current = Mixture.base()
+        self.switches = 0
+        self._layers: dict[str, nn.Linear] = {}
+        self._base: dict[str, Tensor] = {}
+        self._bases: dict[str, Basis] = {}
+        self._kept: OrderedDict[Mixture, dict[str, Tensor]] = OrderedDict()
+        self._keep = max(keep, 1)
+        modules = dict(model.named_modules())
+        for expert in self.experts.values():
+            self._check(expert, modules)
+
+    @classmethod
+    def load(cls, model: nn.Module, base_id: str | Path, paths: Mapping[str, Path] | None = None) -> "ExpertBank":
+        """Load experts for `model`.
+
+        Args:
+            model: the base model.
+            base_id: its name, for messages.
+            paths: name → folder. None: the shipped experts that were trained on this base; there may be none.
+
+        Raises:
+            AdapterError: see the class and `load_expert`.
+        """
+        if paths is not None:
+            return cls(model, {name: load_expert(path) for name, path in paths.items()})
+        fitting: dict[str, Expert] = {}
+        for name, path in shipped().items():
+            expert = load_expert(path)
+            try:
+                cls(model, {name: expert})
+            except AdapterError as error:
+                logger.debug("Shipped expert %s is not for %s: %s", name, base_id, error)
+            else:
+                fitting[name] = expert
+        return cls(model, fitting)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the experts, sorted."""
+        return sorted(self.experts)
+
+    def check(self, mixture: Mixture) -> None:
+        """Raise `AdapterError` (nearest name suggested) if `mixture` names an expert that is not here."""
+        for name, _ in mixture.weights:
+            if name not in self.experts:
+                close = get_close_matches(name, self.names, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise AdapterError(f"Unknown expert {name!r}.{hint} Experts for this model: {', '.join(self.names) or 'none'}.")
+
+    def apply(self, mixture: Mixture) -> bool:
+        """Make the model's weights those of `mixture`; return True if they had to be switched.
+
+        Raises:
+            AdapterError: an unknown expert; the weights stay as they are.
+        """
+        self.check(mixture)
+        if mixture == self.current:
+            return False
+        weights = self._base if mixture.is_base else self._merged(mixture)
+        for name, layer in self._layers.items():
+            layer.weight.data = weights.get(name, self._base[name])
+        self.current = mixture
+        self.switches += 1
+        return True
+
+    def scale(self, mixture: Mixture, name: str) -> Tensor:
+        """Return z' = Σ α_k z_k ``[r]`` for the matrix `name`; an expert that does not adapt this matrix counts as z = 1."""
+        basis = self._basis(name)
+        total = torch.zeros_like(basis.sigma)
+        for expert_name, alpha in mixture.weights:
+            expert = self.experts[expert_name]
+            z = expert.vectors.get(name)
+            if z is None:
+                total += alpha
+                continue
+            z = z.to(total.device)
+            total += alpha * (renormalised_scale(z, basis.sigma) if expert.svf_form == "renormalised" else z)
+        return total
+
+    def _merged(self, mixture: Mixture) -> dict[str, Tensor]:
+        if mixture in self._kept:
+            self._kept.move_to_end(mixture)
+            return self._kept[mixture]
+        while len(self._kept) >= self._keep:
+            # the mixture in force may be dropped here: its tensors live on in the layers until they are replaced
+            self._kept.popitem(last=False)
+        adapted = {name for expert, _ in mixture.weights for name in self.experts[expert].vectors}
+        with torch.no_grad():
+            merged = {name: adapted_weight(self._base[name], self._basis(name), self.scale(mixture, name)) for name in sorted(adapted)}
+        self._kept[mixture] = merged
+        return merged
+
+    def _basis(self, name: str) -> Basis:
+        if name not in self._bases:
+            self._bases[name] = cached_basis(self._base[name])
+        return self._bases[name]
+
+    def _check(self, expert: Expert, modules: Mapping[str, nn.Module]) -> None:
+        layers: dict[str, nn.Linear] = {}
+        for name, z in expert.vectors.items():
+            layer = modules.get(name)
+            if not isinstance(layer, nn.Linear):
+                raise AdapterError(f"Expert {expert.name!r} adapts {name!r}, which this model does not have: it is for another model.")
+            rank = min(layer.weight.shape)
+            if z.numel() != rank:
+                raise AdapterError(
+                    f"Expert {expert.name!r} has {z.numel()} numbers for {name!r}, whose weight {tuple(layer.weight.shape)} takes {rank}: "
+                    "it is for another model."
+                )
+            layers[name] = layer
+        if expert.base_fingerprint:
+            check_fingerprint({n: layer.weight for n, layer in layers.items()}, expert.base_fingerprint, f"Expert {expert.name!r}")
+        for name, layer in layers.items():
+            self._layers[name] = layer
+            self._base.setdefault(name, layer.weight.data)
+
+    def base_fingerprint(self) -> str | None:
+        """Return the fingerprint of the base matrices that any expert adapts; None for an empty bank."""
+        return fingerprint(self._base) if self._base else None

@@ -1,0 +1,221 @@
+r"""Pass 1 of the paper's strategy A: the base model says which expert a prompt needs.
+
+Two forms. ``generate``: the model replies to the adaptation prompt and the category is read from ``\boxed{…}``, as in the paper.
+``score`` (the default): the log-probability of each category's name, closed by its brace, in that place; one prefill, no decoding.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from .dispatch_prompt import LEAD_IN, OTHERS, categories, parse_reply
+from .dispatch_text import ChatFrame, adaptation_prompt, shorten
+from .errors import AdapterError
+from .mixture import Mixture
+from .prefix import SharedPrefix
+
+logger = logging.getLogger("t2.dispatch")
+
+FORMS = ("score", "generate")
+MAX_QUESTION = 1024
+"""Tokens of a question that pass 1 reads at most; longer ones lose their middle."""
+MAX_REPLY = 64
+"""Tokens that a reply may have under ``generate``."""
+DEFAULT_BATCH = 16
+
+# Inputs without content, whose scores show how much a model likes a label whatever is asked (Zhao et al. 2021, arXiv 2102.09690, section 5)
+_CONTENT_FREE = ("N/A", "", "[MASK]")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What pass 1 found for one prompt.
+
+    Attributes:
+        category: the label, ``others`` included.
+        tokens_in: tokens of the prompt without its shared instruction, which is read once for all.
+        tokens_out: tokens of the reply; 0 when categories are scored.
+        scores: category → probability (calibrated, if so asked), under ``score``.
+        reply: what the model said, under ``generate``.
+        readable: False if the reply named no category and therefore counts as ``others``.
+    """
+
+    category: str
+    tokens_in: int
+    tokens_out: int = 0
+    scores: Mapping[str, float] | None = None
+    reply: str | None = None
+    readable: bool = True
+
+    @property
+    def mixture(self) -> Mixture:
+        """The weights for pass 2: the category's expert, the base weights for ``others``."""
+        return Mixture.base() if self.category == OTHERS else Mixture.single(self.category)
+
+
+class Dispatcher:
+    """Labels prompts with the experts' categories; the caller sees to it that the model holds its base weights.
+
+    Args:
+        model: a causal language model in eval mode.
+        tokenizer: its tokenizer.
+        experts: name → expert; their names, in the paper's order, and ``others`` are the categories.
+        form: ``score`` or ``generate``.
+        calibrate: divide, under ``score``, each category's probability by what inputs without content give it (contextual calibration).
+        max_length: tokens that fit into the model.
+        share: see `SharedPrefix`.
+
+    Raises:
+        AdapterError: no experts, one called ``others``, an unknown form, or a `max_length` that leaves no room for a question.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        experts: Mapping[str, Any],
+        form: Literal["score", "generate"] = "score",
+        calibrate: bool = True,
+        max_length: int = 2048,
+        share: bool = True,
+    ) -> None:
+        if form not in FORMS:
+            raise AdapterError(f"Unknown dispatch {form!r}; it is one of {', '.join(FORMS)}.")
+        if not experts:
+            raise AdapterError("There is no expert to choose between: dispatch needs at least one.")
+        if OTHERS in experts:
+            raise AdapterError(f"An expert cannot be called {OTHERS!r}, the category of what no expert serves: give it another name.")
+        self.model, self.tokenizer, self.form, self.calibrate = model, tokenizer, form, calibrate
+        self.options = [c.name for c in categories(experts)]
+        self.unreadable = 0
+        self._frame = ChatFrame(tokenizer)
+        before, after = adaptation_prompt(tokenizer, categories(experts))
+        self._after = self._encode(after + (LEAD_IN if form == "score" else ""))
+        self._names = [self._encode(name + "}") for name in self.options]
+        start = self._encode(before)
+        if not getattr(tokenizer, "chat_template", None) and (bos := self._first_token()) is not None:
+            start = [bos, *start]
+        answer = MAX_REPLY if form == "generate" else max(map(len, self._names))
+        self._room = min(MAX_QUESTION, max_length - len(start) - len(self._after) - answer)
+        if self._room < 16:
+            raise AdapterError(
+                f"max_length={max_length} leaves no room for a question beside the {len(start) + len(self._after)} tokens of the "
+                "adaptation prompt: give a larger max_length, or a strategy without pass 1 (base, expert:<name>, mix:…)."
+            )
+        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        self._prefix = SharedPrefix(model, start, pad, share)
+        self._bias: Tensor | None = None
+
+    def decide(self, contexts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> list[Decision]:
+        """Return a decision for each context, in order.
+
+        Args:
+            contexts: prompts as the model will get them in pass 2; see `ChatFrame.question` for what is read of them.
+            batch_size: prompts at once; None tries 16. Halved when memory runs out.
+            progress: show a progress bar.
+        """
+        rows = [[*shorten(self._encode(self._frame.question(c)), self._room), *self._after] for c in contexts]
+        with torch.inference_mode():
+            if self.form == "generate":
+                return self._in_batches(self._generate, rows, batch_size, progress)
+            if self.calibrate and self._bias is None:
+                free = [[*self._encode(text), *self._after] for text in _CONTENT_FREE]
+                self._bias = self._log_probs(free).softmax(-1).mean(0).log()
+            return self._in_batches(self._score, rows, batch_size, progress)
+
+    def _score(self, rows: list[list[int]]) -> list[Decision]:
+        scores = self._log_probs(rows)
+        if self._bias is not None:
+            scores = scores - self._bias
+        chances = scores.softmax(-1).tolist()
+        best = scores.argmax(-1).tolist()
+        return [
+            Decision(self.options[i], len(row), scores=dict(zip(self.options, chance, strict=True)))
+            for row, chance, i in zip(rows, chances, best, strict=True)
+        ]
+
+    def _log_probs(self, rows: list[list[int]]) -> Tensor:
+        """Return the log-probability of each category, its closing brace included, ``[rows, categories]`` float32.
+
+        The brace makes a name that begins another one comparable, and names of several tokens need no normalising by length.
+        """
+        last, going_on = self._prefix.last_logits(rows)
+        return torch.stack([going_on.log_probs(last, name).sum(-1) for name in self._names], dim=1)
+
+    def _generate(self, rows: list[list[int]]) -> list[Decision]:
+        ids, mask = self._prefix.batch(rows)
+        tokenizer = self.tokenizer
+        ends = self.model.generation_config.eos_token_id
+        found = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=self._prefix.cache(len(rows)),
+            generation_config=GenerationConfig(
+                max_new_tokens=MAX_REPLY,
+                do_sample=False,
+                eos_token_id=tokenizer.eos_token_id if ends is None else ends,
+                pad_token_id=self._prefix.pad_id,
+            ),
+            stopping_criteria=StoppingCriteriaList([_Boxed(tokenizer, ids.shape[1])]),
+        )[:, ids.shape[1] :]
+        decisions = []
+        for row, reply_ids in zip(rows, found, strict=True):
+            reply = tokenizer.decode(reply_ids, skip_special_tokens=True)
+            category = parse_reply(reply, self.options)
+            self.unreadable += category is None
+            spoken = len(self._encode(reply))
+            decisions.append(Decision(category or OTHERS, len(row), spoken, reply=reply, readable=category is not None))
+        return decisions
+
+    def _in_batches(
+        self, act: Callable[[list[list[int]]], list[T]], rows: list[list[int]], batch_size: int | None, progress: bool
+    ) -> list[T]:
+        """Run `act` on batches of rows of like length, longest first, and put the answers back in order."""
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        found: dict[int, T] = {}
+        size, at = batch_size or DEFAULT_BATCH, 0
+        bar = tqdm(total=len(rows), desc="Pass 1: choosing experts", disable=not progress)
+        while at < len(order):
+            batch = order[at : at + size]
+            try:
+                answers = act([rows[i] for i in batch])
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = max(1, min(size, len(batch)) // 2)
+                torch.cuda.empty_cache()
+                logger.warning("Out of memory in pass 1; going on with batches of %d.", size)
+                continue
+            found.update(zip(batch, answers, strict=True))
+            at += len(batch)
+            bar.update(len(batch))
+        bar.close()
+        return [found[i] for i in range(len(rows))]
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+
+    def _first_token(self) -> int | None:
+        """Return the token that this tokenizer puts before every text, if any."""
+        bare, full = self._encode("a"), self.tokenizer.encode("a")
+        return full[0] if full and bare and full[0] != bare[0] else None
+
+
+class _Boxed(StoppingCriteria):
+    """Ends a reply once a box has been closed: what follows cannot be needed."""
+
+    def __init__(self, tokenizer: Any, start: int) -> None:
+        self._tokenizer, self._start = tokenizer, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        texts = self._tokenizer.batch_decode(input_ids[:, self._start :], skip_special_tokens=True)
+        closed = ["boxed{" in t and "}" in t.split("boxed{", 1)[1] for t in texts]
+        return torch.tensor(closed, device=input_ids.device)

@@ -1,0 +1,77 @@
+"""Mixtures of experts: z' = Σ α_k z_k (section 3.2 of the paper)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .errors import AdapterError
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which experts, with which α; no expert at all is the base model.
+
+    Attributes:
+        weights: (expert, α) pairs, sorted by name, no α of 0.
+
+    α that sum to 1 interpolate between experts. The sum is not forced: z' = Σ α_k z_k as the paper writes it, so a single expert at
+    α = 0.5 halves every singular value.
+    """
+
+    weights: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def base(cls) -> "Mixture":
+        """The unadapted model."""
+        return cls()
+
+    @classmethod
+    def single(cls, name: str) -> "Mixture":
+        """One expert at α = 1."""
+        return cls(((name, 1.0),))
+
+    @classmethod
+    def of(cls, weights: Mapping[str, float]) -> "Mixture":
+        """From name → α.
+
+        Raises:
+            AdapterError: an α that is not a finite number, or none that is not 0.
+        """
+        for name, alpha in weights.items():
+            if not math.isfinite(alpha):
+                raise AdapterError(f"The α of {name!r} must be a finite number; got {alpha}.")
+        pairs = tuple(sorted((name, float(alpha)) for name, alpha in weights.items() if alpha != 0))
+        if not pairs:
+            raise AdapterError("A mixture needs an expert whose α is not 0; for the unadapted model use strategy=base.")
+        return cls(pairs)
+
+    @classmethod
+    def parse(cls, text: str) -> "Mixture":
+        """Read ``math=0.5+code=0.5``; a name without α counts 1.
+
+        Raises:
+            AdapterError: the text is not of this form, or names an expert twice.
+        """
+        weights: dict[str, float] = {}
+        for part in text.split("+"):
+            name, equals, alpha = part.strip().partition("=")
+            try:
+                value = float(alpha) if equals else 1.0
+            except ValueError:
+                raise AdapterError(f"In the mixture {text!r}, {alpha!r} is not a number; write e.g. math=0.5+code=0.5.") from None
+            if not name or name in weights:
+                raise AdapterError(f"The mixture {text!r} {'names ' + repr(name) + ' twice' if name else 'has a part without a name'}.")
+            weights[name] = value
+        return cls.of(weights)
+
+    @property
+    def is_base(self) -> bool:
+        """True for the unadapted model."""
+        return not self.weights
+
+    def __str__(self) -> str:
+        if self.is_base:
+            return "base"
+        if len(self.weights) == 1 and self.weights[0][1] == 1:
+            return self.weights[0][0]
+        return "+".join(f"{name}={alpha:g}" for name, alpha in self.weights)

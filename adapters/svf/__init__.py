@@ -1,0 +1,30 @@
+"""SVF (singular value fine-tuning, section 3.1 of the paper) as a PEFT method.
+
+Importing this package registers it, after which `peft.get_peft_model(model, SvfConfig())` and `PeftModel.from_pretrained` work.
+"""
+
+from .register import register
+
+register()
+
+from .basis import Basis, compute_basis, renormalised_scale  # noqa: E402
+from .cache import cached_basis, weight_hash  # noqa: E402
+from .config import PRESETS, SvfConfig  # noqa: E402
+from .fingerprint import check_fingerprint, fingerprint  # noqa: E402
+from .layer import SvfLayer  # noqa: E402
+from .model import SvfModel  # noqa: E402
+
+__all__ = [
+    "PRESETS",
+    "Basis",
+    "SvfConfig",
+    "SvfLayer",
+    "SvfModel",
+    "cached_basis",
+    "check_fingerprint",
+    "compute_basis",
+    "fingerprint",
+    "register",
+    "renormalised_scale",
+    "weight_hash",
+]

@@ -1,0 +1,162 @@
+"""The layer that PEFT puts around an adapted `nn.Linear`."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from .apply import adapted_weight, factored_linear
+from .basis import Basis, renormalised_scale
+from .cache import cached_basis
+from .config import SvfConfig, SvfForm
+
+
+class _Adapted(NamedTuple):
+    """A W' that was formed without gradients, and all that it was formed from."""
+
+    names: list[str]
+    weight: Tensor
+    version: int
+    z: Tensor
+    value: Tensor
+
+
+class SvfLayer(BaseTunerLayer):
+    """State of SVF on one matrix: a z ``[r]`` per adapter, and the basis, which is found on first use.
+
+    The basis lives outside the module's buffers: `model.to(dtype)` must not round it.
+    """
+
+    adapter_layer_names = ("svf_z",)
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        self.base_layer = base_layer
+        self.svf_z = nn.ParameterDict({})
+        self.svf_form: dict[str, SvfForm] = {}
+        self._disable_adapters = False
+        self.merged_adapters = []
+        self._pristine: Tensor | None = None
+        self._basis: Basis | None = None
+        self._projection: Tensor | None = None
+        self._adapted: _Adapted | None = None
+        layer = self.get_base_layer()
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f"SVF adapts nn.Linear layers; {type(layer).__name__} is not one. Choose other target_modules.")
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def update_layer(self, adapter_name: str, config: SvfConfig, **kwargs: Any) -> None:
+        """Add an adapter that leaves the weight as it is: z = 1 (for ``renormalised`` p = 0, where every m is 1/2)."""
+        start = 1.0 if config.svf_form == "scale" else 0.0
+        self.svf_z[adapter_name] = nn.Parameter(torch.full((min(self.in_features, self.out_features),), start))
+        self.svf_form[adapter_name] = config.svf_form
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        # z multiplies weights of any dtype in float32, where steps of 1e-3 around 1 are not rounded away
+        if self.svf_z[adapter_name].device.type != "meta":
+            self.svf_z[adapter_name].data = self.svf_z[adapter_name].data.float()
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def basis(self) -> Basis:
+        """Return the basis of the base weight on its device, from memory, disk, or a computation, in this order."""
+        weight = self.base_weight()
+        if self._basis is None:
+            self._basis = cached_basis(weight)
+        self._basis = self._basis.to(weight.device)
+        return self._basis
+
+    def base_weight(self) -> Tensor:
+        """Return the weight that z scales ``[out, in]``, also while an adapter is merged."""
+        return self.get_base_layer().weight if self._pristine is None else self._pristine  # type: ignore[return-value]
+
+    def scale(self, adapter_name: str) -> Tensor:
+        """Return z ``[r]`` of an adapter, whichever form it is stored in."""
+        z = self.svf_z[adapter_name].float()
+        return renormalised_scale(z, self.basis().sigma) if self.svf_form[adapter_name] == "renormalised" else z
+
+    def active_scale(self, names: list[str]) -> Tensor:
+        """Return 1 + Σ(z_k - 1) ``[r]`` over the adapters `names`: what several active adapters mean in PEFT."""
+        scales = [self.scale(name) for name in names]
+        return scales[0] if len(scales) == 1 else 1 + torch.stack([z - 1 for z in scales]).sum(0)
+
+    def adapted(self, names: list[str], decoding: bool = False) -> Tensor:
+        """Return W' ``[out, in]`` in the base's dtype: differentiable where gradients are on, else kept until a z changes.
+
+        The numbers of z are compared, since `z.data` can change without a trace; within a generation (`decoding`: one new token a
+        sequence) they are trusted, which spares a GPU one synchronisation a layer and token.
+        """
+        weight = self.base_weight()
+        if torch.is_grad_enabled() and any(self.svf_z[name].requires_grad for name in names):
+            if self._projection is None or self._projection.device != weight.device:
+                self._projection = self.basis().project(weight)
+            return adapted_weight(weight, self.basis(), self.active_scale(names), self._projection)
+        with torch.no_grad():
+            kept = self._adapted
+            same = kept is not None and kept.names == names and kept.weight is weight
+            if same and not decoding:
+                same = kept.version == weight._version and torch.equal(kept.z, self.active_scale(names))  # type: ignore[union-attr]
+            if not same:
+                z = self.active_scale(names).clone()
+                kept = self._adapted = _Adapted(list(names), weight, weight._version, z, adapted_weight(weight, self.basis(), z))
+        return kept.value  # type: ignore[union-attr]
+
+
+class Linear(nn.Module, SvfLayer):
+    """`nn.Linear` under SVF."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: SvfConfig, **kwargs: Any) -> None:
+        super().__init__()
+        SvfLayer.__init__(self, base_layer)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write W' into the base layer; the base weight is kept, so `unmerge` is exact.
+
+        Raises:
+            ValueError: with `safe_merge`, if W' has NaN or infinite entries.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.svf_z]
+        if not names:
+            return
+        base_layer = self.get_base_layer()
+        weight = self.base_weight()
+        with torch.no_grad():
+            # z of adapters that are merged already is applied again from the base weight, so nothing accumulates
+            merged = adapted_weight(weight.data, self.basis(), self.active_scale([*self.merged_adapters, *names]))
+        if safe_merge and not torch.isfinite(merged).all():
+            raise ValueError(f"NaNs detected in the merged weights. The adapter {', '.join(names)} seems to be broken")
+        if self._pristine is None:
+            self._pristine = base_layer.weight.data  # type: ignore[assignment]
+        base_layer.weight.data = merged  # type: ignore[union-attr]
+        self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit."""
+        if self._pristine is not None:
+            self.get_base_layer().weight.data = self._pristine  # type: ignore[union-attr]
+            self._pristine = None
+            self.merged_adapters = []
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return ``[..., out]`` for x ``[..., in]``, by the cheaper of *materialised* and *factored* application.
+
+        Without gradients W' is formed once and kept. With them, a batch of fewer tokens than r goes through Q.
+        """
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        names = [name for name in self.active_adapters if name in self.svf_z]
+        if self.merged or not names:
+            return self.base_layer(x, *args, **kwargs)
+        layer = self.get_base_layer()
+        bias = layer.bias  # type: ignore[union-attr]
+        tokens = x.numel() // x.shape[-1]
+        training = torch.is_grad_enabled() and any(self.svf_z[name].requires_grad for name in names)
+        if training and tokens < min(self.in_features, self.out_features):
+            return factored_linear(x, self.base_weight(), bias, self.basis(), self.active_scale(names))  # type: ignore[arg-type]
+        return F.linear(x, self.adapted(names, decoding=x.dim() == 3 and x.shape[1] == 1).to(x.dtype), bias)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return "svf." + super().__repr__()

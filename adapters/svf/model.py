@@ -1,0 +1,57 @@
+"""`SvfModel`: puts `Linear` layers around the targets, the way every PEFT tuner does."""
+
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from .config import ATTENTION, MLP
+from .fingerprint import check_fingerprint
+from .layer import Linear, SvfLayer
+
+
+class _AnyFamily(dict):
+    """The default targets are names that Llama, Mistral, Qwen2 and their kin share; an unknown family fails by name, not by type."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return list(MLP + ATTENTION)
+
+
+class SvfModel(BaseTuner):
+    """A model with SVF adapters; use it through `peft.get_peft_model` and `peft.PeftModel`."""
+
+    prefix: str = "svf_"
+    tuner_layer_cls = SvfLayer
+    target_module_mapping = _AnyFamily()
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **optional_kwargs: Any,
+    ) -> None:
+        if isinstance(target, SvfLayer):
+            target.update_layer(adapter_name, config=peft_config)  # type: ignore[arg-type]
+            return
+        module = Linear(target, adapter_name, config=peft_config)  # type: ignore[arg-type]
+        if adapter_name not in self.active_adapters:
+            module.requires_grad_(False)
+        self._replace_module(parent, target_name, module, target)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        """As in PEFT, and refuse an adapter that was trained on other weights.
+
+        Raises:
+            AdapterError: the adapted weights are not those of the config's `base_fingerprint`.
+        """
+        result = super().inject_adapter(model, adapter_name, *args, **kwargs)
+        expected = getattr(self.peft_config[adapter_name], "base_fingerprint", None)
+        if expected:
+            layers = {n: m.base_weight() for n, m in model.named_modules() if isinstance(m, SvfLayer) and adapter_name in m.svf_z}
+            check_fingerprint(layers, expected, what=f"Adapter {adapter_name!r}")
+        return result

@@ -1,0 +1,1 @@
+"""Shared training: one trainer, the methods, the objectives, configs."""

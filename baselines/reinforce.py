@@ -1,0 +1,136 @@
+"""REINFORCE with KL, equation 1 of the paper:
+
+    J(z) = E[ log π_W'(ŷ | x) · r(ŷ, y) ] - λ · KL(π_W' ‖ π_W)      (maximised)
+
+Letters: B replies in the batch, b in one pass, T reply tokens, V vocabulary.
+"""  # noqa: D415
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .rollout import Rollouts
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What one gradient computation saw, means over the batch.
+
+    Attributes:
+        loss: -J.
+        kl: KL(π_W' ‖ π_W) of a reply, summed over its tokens, in nats.
+        logprob: log π_W'(ŷ | x) of a reply, in nats.
+    """
+
+    loss: float
+    kl: float
+    logprob: float
+
+
+def advantages(rewards: Tensor, baseline: str) -> Tensor:
+    """Return r ``[B]`` (``none``, the paper) or r minus the batch's mean (``batch``)."""
+    return rewards - rewards.mean() if baseline == "batch" else rewards
+
+
+def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
+    """Return the logits that predict each reply token, ``[b, T, V]``, in the model's dtype."""
+    positions = (rollouts.mask.cumsum(1) - 1).clamp_min(0)
+    output = model(
+        input_ids=rollouts.ids,
+        attention_mask=rollouts.mask,
+        position_ids=positions,
+        logits_to_keep=rollouts.reply_length + 1,
+        use_cache=False,
+    )
+    return output.logits[:, :-1]
+
+
+def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log π(token) and the exact KL over the vocabulary, each ``[n]``, for n tokens' logits ``[n, V]``."""
+    logp = torch.log_softmax(logits.float() / temperature, -1)
+    chosen = logp.gather(1, ids.unsqueeze(1)).squeeze(1)
+    if reference is None:
+        return chosen, torch.zeros_like(chosen)
+    ref = torch.log_softmax(reference.float() / temperature, -1)
+    return chosen, (logp.exp() * (logp - ref)).sum(-1)
+
+
+def token_terms(
+    logits: Tensor, reference: Tensor | None, rollouts: Rollouts, temperature: float, chunk: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Return log π_W' and KL of every reply token, each float32 ``[b, T]``, 0 on padding.
+
+    Works through `chunk` tokens at a time and recomputes the softmax in the backward pass: float32 ``[tokens, V]`` tensors are what would
+    fill the memory.
+    """
+    keep = rollouts.reply_mask.bool()
+    ids = rollouts.ids[:, -rollouts.reply_length :][keep]
+    flat = logits[keep]
+    flat_ref = None if reference is None else reference[keep]
+    logps, kls = [], []
+    for start in range(0, len(ids), chunk):
+        part = slice(start, start + chunk)
+        ref = None if flat_ref is None else flat_ref[part]
+        logp, kl = checkpoint(_logprobs_and_kl, flat[part], ref, ids[part], temperature, use_reentrant=False)  # type: ignore[misc]
+        logps.append(logp)
+        kls.append(kl)
+    out = torch.zeros(2, *keep.shape, device=logits.device)
+    index = keep.nonzero(as_tuple=True)
+    return (out[0].index_put(index, torch.cat(logps)), out[1].index_put(index, torch.cat(kls)))
+
+
+def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
+    """Yield indices ``[b]`` of replies, sorted by length, whose padded size stays within the token budget (one reply at least)."""
+    lengths = rollouts.mask.sum(1)
+    order = torch.argsort(lengths, descending=True).tolist()
+    group: list[int] = []
+    for i in order:
+        widest = int(lengths[group[0]]) if group else int(lengths[i])
+        if group and (len(group) + 1) * widest > tokens_per_pass:
+            yield torch.tensor(group)
+            group = []
+        group.append(i)
+    if group:
+        yield torch.tensor(group)
+
+
+def accumulate_gradient(
+    model: nn.Module,
+    reference: Callable[[], AbstractContextManager[object]],
+    rollouts: Rollouts,
+    advantage: Tensor,
+    kl_coef: float,
+    temperature: float,
+    tokens_per_pass: int,
+) -> StepStats:
+    """Add the gradient of -J to the trainable parameters.
+
+    Args:
+        model: the policy π_W'.
+        reference: context in which `model` is π_W (PEFT's `disable_adapter`).
+        rollouts: B replies sampled from `model`.
+        advantage: ``[B]``.
+        kl_coef: λ.
+        temperature: at which the replies were sampled; π is the distribution at that temperature.
+        tokens_per_pass: size of one forward-backward pass in tokens.
+    """
+    total = len(advantage)
+    loss_sum = kl_sum = logp_sum = 0.0
+    for index in passes(rollouts, tokens_per_pass):
+        part = rollouts.rows(index)
+        ref = None
+        if kl_coef > 0:
+            with torch.no_grad(), reference():
+                ref = reply_logits(model, part)
+        logp, kl = token_terms(reply_logits(model, part), ref, part, temperature)
+        reply_logp, reply_kl = logp.sum(1), kl.sum(1)
+        loss = (-(advantage[index].to(reply_logp.device) * reply_logp) + kl_coef * reply_kl).sum() / total
+        loss.backward()
+        loss_sum += float(loss.detach())
+        kl_sum += float(reply_kl.detach().sum()) / total
+        logp_sum += float(reply_logp.detach().sum()) / total
+    return StepStats(loss_sum, kl_sum, logp_sum)

@@ -1,0 +1,80 @@
+"""Sampling replies from the policy. Shapes: B replies, P prompt tokens (left-padded), T reply tokens (right-padded)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Rollouts:
+    """A batch of prompts with replies.
+
+    Attributes:
+        ids: token ids, int64 ``[B, P + T]``.
+        mask: attention, int64 ``[B, P + T]``: 1 on prompt and reply tokens (the end-of-text token included), 0 on padding.
+        reply_mask: float32 ``[B, T]``: 1 on reply tokens.
+        texts: the replies, special tokens removed.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    reply_mask: Tensor
+    texts: list[str]
+
+    @property
+    def reply_length(self) -> int:
+        """T."""
+        return self.reply_mask.shape[1]
+
+    def rows(self, index: Tensor) -> "Rollouts":
+        """Return the replies `index` ``[b]``, without the columns that are padding in all of them."""
+        ids, mask, reply = self.ids[index], self.mask[index], self.reply_mask[index]
+        prompt = ids.shape[1] - reply.shape[1]
+        start = int(mask[:, :prompt].sum(1).max())
+        length = max(int(reply.sum(1).max()), 1)
+        keep = slice(prompt - start, prompt + length)
+        return Rollouts(ids[:, keep], mask[:, keep], reply[:, :length], [self.texts[i] for i in index.tolist()])
+
+
+def chat_prompts(tokenizer: PreTrainedTokenizerBase, messages: Sequence[str]) -> list[str]:
+    """Wrap each user message in the tokenizer's chat template; where it has none the message is the prompt."""
+    if tokenizer.chat_template is None:
+        return list(messages)
+    chats = [[{"role": "user", "content": message}] for message in messages]
+    return [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+) -> Rollouts:
+    """Sample one reply a prompt (greedy for `temperature` 0).
+
+    Prompts already carry the template's special tokens. Sampling is from the full distribution: no top-k, no top-p, so that the
+    log-probabilities of the gradient step are those of the policy that sampled.
+    """
+    tokenizer.padding_side = "left"
+    device = next(model.parameters()).device
+    batch = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=tokenizer.chat_template is None).to(device)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
+    ids = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)  # type: ignore[operator]
+    reply = ids[:, batch["input_ids"].shape[1] :]
+    ends = torch.isin(reply, torch.tensor(_end_ids(model, tokenizer), device=device))
+    # a token belongs to the reply if no end-of-text came before it
+    reply_mask = (ends.cumsum(1) - ends.long() == 0).float()
+    texts = tokenizer.batch_decode([row[keep.bool()] for row, keep in zip(reply, reply_mask, strict=True)], skip_special_tokens=True)
+    mask = torch.cat([batch["attention_mask"], reply_mask.long()], 1)
+    return Rollouts(ids, mask, reply_mask, list(texts))
+
+
+def _end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    end = getattr(model.generation_config, "eos_token_id", None)
+    end = tokenizer.eos_token_id if end is None else end
+    return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]

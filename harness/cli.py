@@ -1,0 +1,163 @@
+"""The command `t2`. Each command imports what it needs when it runs, so that `t2 --help` is quick."""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import __version__
+from .errors import T2Error, nearest
+
+
+def _fetch(argv: Sequence[str]) -> int:
+    from .fetch.command import main as fetch
+
+    return fetch(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    argparse.ArgumentParser(prog="t2 doctor", description="Tell what works here, and how to get what is missing.").parse_args(argv)
+    from .doctor import main as doctor
+
+    return doctor()
+
+
+def _experts(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t2 experts", description="List, show and check experts.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check")
+    actions.add_parser("list", help="the experts shipped with t2")
+    actions.add_parser("show", help="the card of one of them").add_argument("name", metavar="NAME")
+    actions.add_parser("check", help="read an expert's folder and check it").add_argument("path", metavar="PATH", type=Path)
+    args = parser.parse_args(argv)
+    from ..adapters.experts import load_expert, shipped
+
+    known = shipped()
+    if args.action == "list":
+        for name, path in known.items():
+            expert = load_expert(path)
+            print(f"{name:12} {expert.parameters:>9,} numbers  {expert.card.get('description', '')}".rstrip())
+        if not known:
+            print("No experts are shipped with this version; train one with `t2 train`.", file=sys.stderr)
+        return 0
+    if args.action == "show" and args.name not in known:
+        raise T2Error(f"Unknown expert {args.name!r}.{nearest(args.name, known)} An expert of your own: `t2 experts check PATH`.")
+    path = known[args.name] if args.action == "show" else args.path
+    expert = load_expert(path)
+    print(f"{expert.name}: {expert.parameters:,} numbers in {len(expert.vectors)} matrices, {path}\nsha256 {expert.sha256}")
+    _print_card(expert.card)
+    return 0
+
+
+def _print_card(card: Mapping[str, Any]) -> None:
+    for key, value in card.items():
+        print(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+
+
+def _train(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="t2 train", description="Train an expert as a configuration says; the same command again resumes an interrupted run."
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one of t2's own")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
+    args = parser.parse_args(argv)
+    from ..baselines.train import main as train
+
+    return train(args.config, args.overrides)
+
+
+def _report(argv: Sequence[str]) -> int:
+    from ..reports.cli import main as report
+
+    return report(list(argv))
+
+
+class Command(NamedTuple):
+    """A subcommand: one line of help, and what runs it."""
+
+    help: str
+    run: Callable[[Sequence[str]], int]
+
+
+COMMANDS = {
+    "fetch": Command("get the default model and the test sets", _fetch),
+    "doctor": Command("tell what works here, and how to get what is missing", _doctor),
+    "experts": Command("list | show NAME | check PATH", _experts),
+    "train": Command("CONFIG [key=value ...]: train an expert", _train),
+    "report": Command("RUNS ...: tables from lm-eval result files", _report),
+}
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def _of_the_user(error: Exception) -> bool:
+    """Return whether an exception is one to show as a message: ours, or a disk that takes no more.
+
+    adapters and reports have errors of their own. They are looked up among the modules loaded so far, for only those can have raised.
+    """
+    kinds: list[type[Exception]] = [T2Error]
+    root = __package__.rpartition(".")[0] if __package__ else "t2"
+    for module, name in (("adapters.errors", "AdapterError"), ("reports.errors", "ReportError")):
+        if loaded := sys.modules.get(f"{root}.{module}"):
+            kinds.append(getattr(loaded, name))
+    return isinstance(error, tuple(kinds)) or (isinstance(error, OSError) and error.errno in _DISK)
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:9} {command.help}" for name, command in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="t2",
+        description="Self-adaptive language models (Transformer²) inside lm-evaluation-harness.",
+        epilog="\n".join(
+            [
+                "commands:",
+                *lines,
+                "",
+                "`t2 COMMAND --help` tells more. Evaluation itself is lm-eval's: lm_eval --model t2 --tasks math,humaneval",
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"t2 {__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `t2`; return the exit status: the command's, 2 for an error of the user's making, 130 for Ctrl-C.
+
+    ``T2_DEBUG=1`` lets the traceback of such errors through.
+    """
+    log = logging.getLogger("t2")
+    if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("t2: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        args = _parser().parse_args(argv)
+        if args.command not in COMMANDS:
+            raise T2Error(f"Unknown command {args.command!r}.{nearest(args.command, COMMANDS)}")
+        status = COMMANDS[args.command].run(args.arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("t2: interrupted; nothing half-written was kept. The same command goes on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `t2 doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("T2_DEBUG") == "1" or not _of_the_user(error):
+            raise
+        print(f"t2: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

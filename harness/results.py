@@ -1,0 +1,64 @@
+"""The key ``t2`` in lm-eval's results and logged samples.
+
+lm-eval has a seam for facts about a model (`LM.get_model_info`, merged into ``config``), none for the results' top level or for samples. So
+`evaluate` is wrapped, when the first `t2` model is made and not before; for every other model the wrapper does nothing.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def install() -> None:
+    """Wrap `lm_eval.evaluator.evaluate` and the naming of result folders; calling it twice changes nothing."""
+    import lm_eval.evaluator as evaluator
+    from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
+
+    if not getattr(evaluator.evaluate, "_t2", False):
+        evaluator.evaluate = _with_t2(evaluator.evaluate)
+    if not getattr(GeneralConfigTracker.log_experiment_args, "_t2", False):
+        GeneralConfigTracker.log_experiment_args = _named(GeneralConfigTracker.log_experiment_args)  # type: ignore[method-assign]
+
+
+def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(evaluate)
+    def evaluate_with_t2(*args: Any, **options: Any) -> Any:
+        model = options.get("lm", args[0] if args else None)
+        begin = getattr(model, "begin_run", None)  # lm-eval's cache wrapper passes attributes on
+        if begin is None or not hasattr(model, "end_run"):
+            return evaluate(*args, **options)
+        begin()
+        results = evaluate(*args, **options)
+        facts = model.end_run()  # type: ignore[union-attr]
+        if results is not None and facts is not None:
+            facts["sandbox"] = _sandbox()
+            results["t2"] = facts
+            for samples in results.get("samples", {}).values():
+                for sample in samples:
+                    sample["t2"] = model.sample_facts(sample["arguments"])  # type: ignore[union-attr]
+        return results
+
+    evaluate_with_t2._t2 = True  # type: ignore[attr-defined]
+    return evaluate_with_t2
+
+
+def _named(log_args: Callable[..., Any]) -> Callable[..., Any]:
+    """Name a run without ``pretrained`` by the default model: lm-eval would make up a random name for its folder."""
+
+    @functools.wraps(log_args)
+    def log_experiment_args(self: Any, model_source: str, model_args: Any, *args: Any, **options: Any) -> Any:
+        if model_source == "t2" and "pretrained" not in (model_args or ""):
+            from .fetch.model import model_folder
+
+            model_args = {"pretrained": model_folder().name}
+        return log_args(self, model_source, model_args, *args, **options)
+
+    log_experiment_args._t2 = True  # type: ignore[attr-defined]
+    return log_experiment_args
+
+
+def _sandbox() -> str | None:
+    """Return what generated code ran in: the sandbox knows, if a task of this process has loaded it."""
+    sandbox: Any = sys.modules.get("t2.harness.sandbox")
+    return sandbox.active_kind() if sandbox is not None else None

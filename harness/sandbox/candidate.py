@@ -1,0 +1,136 @@
+"""The candidate's process, inside its jail: loads the untrusted program and answers calls of the judge.
+
+Nothing here is trusted after the program is loaded: it may replace any of it. What it can send is bounded by what `codec.decode` accepts.
+"""
+
+import json
+import os
+import resource
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import codec
+
+
+def confine(settings: dict[str, Any]) -> None:
+    """Set limits for good, and give up the user id of the jail's builder; called before anything untrusted is read."""
+    limits = settings["limits"]
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # should memory run out, these go first
+            file.write("1000")
+    except OSError:
+        pass
+    if settings.get("uid"):
+        os.setgroups([])
+        os.setresgid(settings["uid"], settings["uid"], settings["uid"])
+        os.setresuid(settings["uid"], settings["uid"], settings["uid"])
+    if settings.get("guard"):
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: nothing outlives the scoring process
+        libc.prctl(4, 0)  # PR_SET_DUMPABLE: no /proc/<pid>/mem for others of this user
+    for which, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_AS, limits["memory_bytes"]),
+    ):
+        hard = resource.getrlimit(which)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        # SIGXCPU ends the process with a status that names the cause; to one that blocks it SIGKILL comes a second later.
+        resource.setrlimit(which, (bound, bound + 1 if which == resource.RLIMIT_CPU and bound == value else bound))
+
+
+class _Worker:
+    def __init__(self, channel: codec.Channel) -> None:
+        self.channel = channel
+        self.objects: list[Any] = []
+        self.numbers: dict[int, int] = {}
+        self.module = types.ModuleType("candidate")  # a real module: dataclasses and typing look their module up
+
+    def opaque(self, value: Any) -> int:
+        """Number of a live object; the same object keeps its number (and `objects` keeps it alive)."""
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = len(self.objects)
+            self.objects.append(value)
+        return self.numbers[id(value)]
+
+    def load(self, source: str, names: list[str]) -> dict[str, Any]:
+        try:
+            code = compile(source, "<candidate>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+            return {"syntax": _describe(error)[1]}
+        sys.modules["candidate"] = self.module
+        exec(code, self.module.__dict__)  # noqa: S102 (this is the jail)
+        known = self.module.__dict__
+        return {"names": {n: self.kind(known[n]) for n in names if n in known}}
+
+    def kind(self, value: Any) -> Any:
+        if type(value) is types.ModuleType:
+            return ["m"]
+        return ["v", codec.encode(value, self.opaque)]
+
+    def perform(self, request: dict[str, Any]) -> dict[str, Any]:
+        op = request["op"]
+        if op == "load":
+            return self.load(request["source"], request["names"])
+        target = self.objects[request["handle"]]
+        args = [codec.decode(a, self.objects.__getitem__) for a in request.get("args", [])]
+        if op != "call":
+            return {"value": codec.encode(_OPERATIONS[op](target, *args), self.opaque)}
+        kwargs = {k: codec.decode(v, self.objects.__getitem__) for k, v in request["kwargs"].items()}
+        watched = codec.has_mutable(["l", request["args"]]) and any(map(codec.has_mutable, request["args"]))
+        before = codec.encode(args, self.opaque) if watched else None
+        reply = {"value": codec.encode(target(*args, **kwargs), self.opaque)}
+        if watched and (after := codec.encode(args, self.opaque)) != before:
+            reply["args"] = after[1]
+        return reply
+
+    def serve(self) -> None:
+        while True:
+            request = self.channel.receive()
+            try:
+                reply = self.perform(request)
+            except BaseException as error:
+                reply = {"error": _describe(error)}
+            try:
+                self.channel.send(reply)
+            except (codec.CodecError, MemoryError, RecursionError) as error:
+                self.channel.send({"error": _describe(error)})
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "getattr": getattr,
+    "setattr": setattr,
+    "iter": iter,
+    "next": next,
+    "len": len,
+    "bool": bool,
+    "getitem": lambda target, key: target[key],
+}
+
+
+def _describe(error: BaseException) -> list[str]:
+    try:
+        text = str(error)[:2000]
+    except BaseException:
+        text = ""
+    return [type(error).__name__, str(text)]
+
+
+def main() -> None:
+    """Serve the judge until it goes away; settings come as the first argument, as JSON."""
+    settings = json.loads(sys.argv[1])
+    sys.argv = ["candidate"]
+    confine(settings)
+    channel = codec.Channel(settings["read_fd"], settings["write_fd"], settings["limits"]["message_bytes"])
+    channel.send({"hello": 1})
+    try:
+        _Worker(channel).serve()
+    except (EOFError, OSError):
+        os._exit(0)

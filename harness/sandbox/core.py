@@ -1,0 +1,220 @@
+"""`Sandbox`: judge one program, or many in parallel; refuses to score on a machine where it does not work."""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import cast, get_args
+
+from ..errors import nearest
+from .jail import Jail, MissingBubblewrap, is_init_root
+from .plan import Plan, plan_tests
+from .run import run_job
+from .verdict import Cancelled, Job, Kind, Limits, SandboxError, SandboxUnavailable, UnusableTests, Verdict
+
+logger = logging.getLogger(__name__)
+
+_CANARY_TESTS = "assert sum_all([2, 3]) == 5\nassert sum_all([]) == 0"
+_CANARY_GOOD = "import collections, json, math\ndef sum_all(xs):\n    return int(math.fsum(json.loads(json.dumps(xs))))\n"
+_CANARY_BAD = "def sum_all(xs):\n    return 5\n"
+
+_WEAK = "Sandbox kind 'process': generated code runs with resource limits only, NOT isolated from files, network or other processes."
+_CURE = (
+    " bubblewrap needs user namespaces: see the settings kernel.unprivileged_userns_clone, user.max_user_namespaces and "
+    "kernel.apparmor_restrict_unprivileged_userns, or start the container with --security-opt seccomp=unconfined or --privileged. "
+    "Where that is not possible, T2_SANDBOX=process runs generated code with resource limits only."
+)
+
+_lock = threading.Lock()
+_jails: dict[Kind, Jail] = {}
+_used: list[Kind] = []
+
+
+def configured_kind() -> Kind:
+    """The kind that the environment variable T2_SANDBOX names; `bwrap` without it.
+
+    Raises:
+        SandboxError: It names no kind.
+    """
+    name = os.environ.get("T2_SANDBOX") or "bwrap"
+    if name not in get_args(Kind):
+        raise SandboxError(f"T2_SANDBOX={name!r} is no kind of sandbox.{nearest(name, get_args(Kind))}")
+    return cast(Kind, name)
+
+
+def active_kind() -> Kind | None:
+    """The weakest kind that has judged in this process, for the results file; None when nothing was judged."""
+    return "process" if "process" in _used else _used[0] if _used else None
+
+
+class Sandbox:
+    """Runs untrusted programs against trusted tests.
+
+    Args:
+        kind: `bwrap` (namespaces) or `process` (resource limits only; warns). None takes `configured_kind()`.
+        limits: What each candidate may use.
+
+    Raises:
+        SandboxError: Unknown kind.
+    """
+
+    def __init__(self, kind: Kind | None = None, limits: Limits | None = None) -> None:
+        if kind is not None and kind not in get_args(Kind):
+            raise SandboxError(f"Unknown kind of sandbox {kind!r}.{nearest(str(kind), get_args(Kind))}")
+        self.kind: Kind = kind or configured_kind()
+        self.limits = limits or Limits()
+
+    def check(self) -> None:
+        """Make sure, once per process and kind, that a right program passes here and a wrong one fails.
+
+        Raises:
+            SandboxUnavailable: Says what is missing or forbidden, and what mends it.
+        """
+        self._jail()
+
+    def judge(self, code: str, tests: str, *, entry_point: str | Sequence[str] | None = None, helpers: str = "") -> Verdict:
+        """Judge one program; see `Job` for the arguments.
+
+        Raises:
+            SandboxUnavailable: The machine cannot judge; never scored as a failure.
+            UnusableTests: The tests cannot be judged.
+        """
+        return self._judge(Job(code, tests, entry_point, helpers), None)
+
+    def judge_many(
+        self,
+        jobs: Iterable[Job],
+        workers: int | None = None,
+        progress: bool | str = False,
+        done: Callable[[int, Verdict], None] | None = None,
+    ) -> list[Verdict]:
+        """Judge many programs in parallel and return their verdicts in order.
+
+        Args:
+            jobs: What to judge.
+            workers: Jobs at a time; None is the number of usable cores.
+            progress: Show a bar; a text names it.
+            done: Called with (index, verdict) as each ends, from worker threads.
+
+        Raises:
+            SandboxUnavailable: The machine cannot judge; the remaining jobs are given up.
+            UnusableTests: The tests of a job cannot be judged.
+        """
+        listed = list(jobs)
+        if not listed:
+            return []
+        self.check()
+        plans = [_plan(job) for job in listed]  # bad tests are found before anything has run
+        cancel = threading.Event()
+        bar = _bar(len(listed), progress)
+
+        def one(index: int) -> Verdict:
+            verdict = self._judge(listed[index], cancel, plans[index])
+            bar.update()
+            if done is not None:
+                done(index, verdict)
+            return verdict
+
+        with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="t2-sandbox") as pool:
+            futures = [pool.submit(one, i) for i in range(len(listed))]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                failed = [f.exception() for f in futures if f.done() and f.exception()]
+                if failed:
+                    raise next((e for e in failed if e and not isinstance(e, Cancelled)), None) or failed[0]  # type: ignore[misc]
+                return [f.result() for f in futures]
+            finally:  # Ctrl-C comes here as well: running jails are killed, waiting jobs dropped
+                cancel.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                bar.close()
+
+    def _judge(self, job: Job, cancel: threading.Event | None, plan: Plan | None = None) -> Verdict:
+        plan = plan or _plan(job)
+        jail = self._jail()
+        verdict = run_job(jail, job, plan, self.limits, cancel)
+        if verdict.reason == "tests":
+            raise UnusableTests(f"Tests that cannot be judged: {verdict.detail}.")
+        if verdict.status == "infrastructure_error":
+            logger.warning("sandbox: %s; trying once more", verdict.detail)
+            verdict = run_job(jail, job, plan, self.limits, cancel)
+        if verdict.status == "infrastructure_error":
+            broken = _self_test(jail)
+            if broken or verdict.reason != "judge":
+                raise SandboxUnavailable(f"The sandbox stopped working: {broken or verdict.detail}. The run ends without a score.")
+            # Twice on a healthy machine: the candidate's values bring the judge down. That must not score, nor abort the run.
+            detail = f"the tests crashed on what the program returned: {verdict.detail}"
+            verdict = Verdict("failed", detail, verdict.seconds, reason="exception")
+        if self.kind not in _used:
+            _used.append(self.kind)
+        return verdict
+
+    def _jail(self) -> Jail:
+        with _lock:
+            if self.kind not in _jails:
+                _jails[self.kind] = _open_jail(self.kind)
+            return _jails[self.kind]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plan(job: Job) -> Plan:
+    entry = job.entry_point
+    try:
+        return plan_tests(job.tests, () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry))
+    except ValueError as error:
+        raise UnusableTests(f"Tests that cannot be judged: {error}.") from None
+
+
+def _open_jail(kind: Kind) -> Jail:
+    """The strongest form of this kind that passes its self-test here."""
+    reasons = []
+    forms = [True, False] if kind == "bwrap" and os.geteuid() == 0 else [False]
+    if kind == "bwrap" and is_init_root():
+        forms = [True]  # the other form would leave candidates user 0, whose processes the kernel does not limit
+    for own_ids in forms:
+        try:
+            jail = Jail(kind, own_ids=own_ids)
+            broken = _self_test(jail)
+        except MissingBubblewrap:
+            raise
+        except SandboxUnavailable as error:
+            broken = str(error)
+        else:
+            if broken is None:
+                if kind == "process":
+                    warnings.warn(_WEAK, stacklevel=3)
+                    logger.warning(_WEAK)
+                return jail
+        reasons.append(broken or "")
+    raise SandboxUnavailable(
+        f"The sandbox ({kind}) does not work on this machine: {'; '.join(dict.fromkeys(reasons))}." + (_CURE if kind == "bwrap" else "")
+    )
+
+
+def _self_test(jail: Jail) -> str | None:
+    """None when a right program passes and a wrong one fails; else what happened instead."""
+    for code, expected in ((_CANARY_GOOD, "passed"), (_CANARY_BAD, "failed")):
+        job = Job(code, _CANARY_TESTS, "sum_all")
+        verdict = run_job(jail, job, _plan(job), Limits())
+        if verdict.status != expected:
+            return verdict.detail if verdict.status == "infrastructure_error" else f"self-test: expected {expected}, got {verdict}"
+    return None
+
+
+class _NoBar:
+    def update(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _bar(total: int, progress: bool | str) -> "_NoBar":
+    if not progress:
+        return _NoBar()
+    from tqdm import tqdm
+
+    return cast(_NoBar, tqdm(total=total, desc=progress if isinstance(progress, str) else "sandbox", unit="program"))

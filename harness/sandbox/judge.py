@@ -1,0 +1,265 @@
+"""The judge's process, inside a jail of its own: runs the trusted tests against proxies of the candidate's functions.
+
+It alone holds the report channel; the candidate has no descriptor of it and shares no process, user namespace or file with it.
+"""
+
+import builtins
+import json
+import os
+import sys
+from typing import Any
+
+import codec
+import marks
+from candidate import confine
+
+
+class CandidateLost(BaseException):
+    """The candidate's process is gone or does not keep to the protocol; not an Exception, so that tests do not swallow it."""
+
+
+class RemoteError(Exception):
+    """An exception of a type that only the candidate knows."""
+
+
+class Remote:
+    """The candidate's process as seen from the tests."""
+
+    def __init__(self, channel: codec.Channel) -> None:
+        self.channel = channel
+        self.handles: dict[int, Handle] = {}
+        self.lost: str | None = None
+        self.unsupported: str | None = None
+
+    def handle(self, number: int) -> "Handle":
+        """The one proxy of a remote object, so that identity is equality."""
+        return self.handles.setdefault(number, Handle(self, number))
+
+    def opaque(self, value: Any) -> int:
+        """The number of a proxy; tests cannot send live objects of their own."""
+        if type(value) is Handle:
+            return object.__getattribute__(value, "_number")
+        self.unsupported = f"the tests pass a {type(value).__name__}, which cannot travel to the candidate"
+        raise codec.UnsupportedType(self.unsupported)
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send one request and return the reply, raising what the candidate raised."""
+        if self.lost:
+            raise CandidateLost(self.lost)
+        try:
+            self.channel.send(message)
+            reply = self.channel.receive()
+        except (EOFError, OSError):
+            self.lost = "gone"
+            raise CandidateLost(self.lost) from None
+        except codec.CodecError as error:
+            self.lost = f"protocol: {error}"
+            raise CandidateLost(self.lost) from None
+        if type(reply) is not dict:
+            self.lost = "protocol: reply is not an object"
+            raise CandidateLost(self.lost)
+        if "error" in reply:
+            raise _rebuild(reply["error"])
+        return reply
+
+    def operate(self, op: str, number: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        """Perform `op` on a remote object and rebuild its value here."""
+        message = {"op": op, "handle": number, "args": [codec.encode(a, self.opaque) for a in args]}
+        if kwargs is not None:
+            message["kwargs"] = {k: codec.encode(v, self.opaque) for k, v in kwargs.items()}
+        reply = self.ask(message)
+        try:
+            value = codec.decode(reply.get("value"), self.handle)
+            if "args" in reply:
+                for mine, theirs in zip(args, reply["args"], strict=True):
+                    _replace(mine, codec.decode(theirs, self.handle))
+        except (codec.CodecError, ValueError, TypeError, MemoryError) as error:
+            self.lost = f"protocol: {error}"
+            raise CandidateLost(self.lost) from None
+        return value
+
+
+class Handle:
+    """A live object of the candidate: can be called, read, iterated and passed back, never compared by its own `__eq__`.
+
+    Only operations whose result is plain data or another handle are forwarded; containment, comparison and arithmetic are not,
+    because there an object of the candidate would decide about the assert.
+    """
+
+    __slots__ = ("_number", "_remote")
+
+    def __init__(self, remote: Remote, number: int) -> None:
+        object.__setattr__(self, "_remote", remote)
+        object.__setattr__(self, "_number", number)
+
+    def _do(self, op: str, *args: Any, kwargs: dict[str, Any] | None = None) -> Any:
+        remote = object.__getattribute__(self, "_remote")
+        return remote.operate(op, object.__getattribute__(self, "_number"), args, kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the remote object."""
+        return self._do("call", *args, kwargs=kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._do("getattr", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._do("setattr", name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._do("getitem", key)
+
+    def __iter__(self) -> Any:
+        iterator = self._do("iter")
+        if type(iterator) is not Handle:
+            raise TypeError("the candidate's object is not iterable")
+        return iterator
+
+    def __next__(self) -> Any:
+        return self._do("next")
+
+    def __len__(self) -> int:
+        return self._do("len")
+
+    def __bool__(self) -> bool:
+        return self._do("bool") is True
+
+
+def _rebuild(error: Any) -> BaseException:
+    name, text = (str(error[0]), str(error[1])) if type(error) is list and len(error) == 2 else ("Exception", "")
+    cls = getattr(builtins, name, None)
+    if isinstance(cls, type) and issubclass(cls, BaseException):
+        try:
+            return cls(text)
+        except Exception:
+            return RemoteError(f"{name}: {text}")
+    return RemoteError(f"{name}: {text}")
+
+
+def _replace(mine: Any, theirs: Any) -> None:
+    """Give an argument of the tests the content that the candidate left in its copy, as a call in one process would."""
+    if type(mine) is not type(theirs):
+        return
+    if type(mine) is list or type(mine) is bytearray:
+        mine[:] = theirs
+    elif hasattr(mine, "clear") and hasattr(mine, "update"):
+        mine.clear()
+        mine.update(theirs)
+    elif hasattr(mine, "clear") and hasattr(mine, "extend"):
+        mine.clear()
+        mine.extend(theirs)
+
+
+class Judge:
+    """One job: load the candidate, run the tests, report."""
+
+    def __init__(self, job: dict[str, Any], remote: Remote) -> None:
+        self.job, self.remote = job, remote
+        self.held: set[int] = set()
+        self.lines: list[tuple[int, int]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Return the report: outcome, detail, failing assert and the asserts that held."""
+        try:
+            return self._load() or self._test()
+        except CandidateLost as error:
+            return self._lost(str(error))
+        except MemoryError:
+            return {"outcome": "memory", "detail": "the values that the program returned do not fit"}
+
+    def _lost(self, why: str) -> dict[str, Any]:
+        return {"outcome": "gone"} if why == "gone" else {"outcome": "failed", "reason": "protocol", "detail": why}
+
+    def _load(self) -> dict[str, Any] | None:
+        self.space: dict[str, Any] = {"__name__": "tests"}
+        if self.job["helpers"]:
+            exec(compile(self.job["helpers"], "<helpers>", "exec"), self.space)  # noqa: S102 (trusted source)
+        try:
+            reply = self.remote.ask({"op": "load", "source": self.job["candidate"], "names": self.job["names"]})
+        except CandidateLost:
+            raise
+        except BaseException as error:
+            return _raised(error, "load", "when the program was loaded")
+        if "syntax" in reply:
+            return {"outcome": "syntax", "detail": str(reply["syntax"])}
+        try:
+            self._bind(dict(reply["names"]))
+        except (codec.CodecError, KeyError, TypeError, ValueError, IndexError):
+            return self._lost("protocol: malformed names")
+        missing = [n for n in self.job["entry_points"] if n not in self.space]
+        if missing:
+            return {"outcome": "failed", "reason": "missing_name", "detail": f"the program does not define {', '.join(missing)}"}
+        return None
+
+    def _bind(self, defined: dict[str, Any]) -> None:
+        trusted = set(self.space)
+        for name in self.job["names"]:
+            if name not in defined or (name in trusted and name not in self.job["entry_points"]):
+                continue
+            if defined[name][0] != "m":
+                self.space[name] = codec.decode(defined[name][1], self.remote.handle)
+            elif name in sys.stdlib_module_names:  # the program imported it and the tests use it: the real one, never the candidate's
+                self.space[name] = __import__(name)
+
+    def _test(self) -> dict[str, Any]:
+        tree, self.lines = marks.instrument(self.job["tests"])
+        self.space[marks.MARK] = self.held.add
+        if "random" in self.job["tests"]:
+            __import__("random").seed(0)  # the same inputs at every run
+        try:
+            exec(compile(tree, "<tests>", "exec"), self.space)  # noqa: S102 (trusted source, in its own jail)
+        except CandidateLost:
+            raise
+        except BaseException as error:
+            if self.remote.lost:
+                return self._lost(self.remote.lost)
+            if self.remote.unsupported:
+                return {"outcome": "unusable", "detail": self.remote.unsupported}
+            return self._failed(error)
+        if self.remote.lost:  # swallowed by the tests, still not a pass
+            return self._lost(self.remote.lost)
+        return {"outcome": "completed", "held": sorted(self.held)}
+
+    def _failed(self, error: BaseException) -> dict[str, Any]:
+        line, step = None, error.__traceback__
+        while step is not None:  # the innermost line of the tests, without importing traceback at every start
+            line = step.tb_lineno if step.tb_frame.f_code.co_filename == "<tests>" else line
+            step = step.tb_next
+        test = next((i for i, (a, b) in enumerate(self.lines) if line is not None and a <= line <= b), None)
+        source = self.job["tests"].splitlines()[line - 1].strip() if line else ""
+        if type(error) is AssertionError and not error.args and test is not None:
+            return {"outcome": "failed", "reason": "assertion", "test": test, "detail": source}
+        reason = "assertion" if isinstance(error, AssertionError) else "exception"
+        return _raised(error, reason, f"at {source}" if source else "in the tests") | {"test": test}
+
+
+def _raised(error: BaseException, reason: str, where: str) -> dict[str, Any]:
+    text = f"{error}" if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return {"outcome": "memory" if isinstance(error, MemoryError) else "failed", "reason": reason, "detail": f"{text[:300]} {where}"}
+
+
+def main() -> None:
+    """Read the job from stdin, judge it, and report on the report descriptor."""
+    settings = json.loads(sys.argv[1])
+    sys.argv = ["judge"]
+    with os.fdopen(0, "rb") as stdin:
+        job = json.loads(stdin.read())
+    os.open(os.devnull, os.O_RDONLY)  # descriptor 0 again
+    confine(settings)
+
+    def report(message: dict[str, Any]) -> None:
+        data = memoryview(json.dumps(message | {"nonce": job["nonce"]}).encode() + b"\n")
+        while data:
+            data = data[os.write(settings["report_fd"], data) :]
+
+    remote = Remote(codec.Channel(settings["read_fd"], settings["write_fd"], settings["limits"]["message_bytes"]))
+    try:
+        remote.channel.receive()
+    except (EOFError, codec.CodecError):
+        report({"outcome": "no_candidate"})
+        os._exit(0)
+    report({"outcome": "ready"})
+    report(Judge(job, remote).run())
+    os._exit(0)

@@ -1,0 +1,330 @@
+"""One job from start to verdict: two jails, one watcher.
+
+The parent never runs or parses anything of the candidate. It decides by the report of the judge, which bears a secret of this job, and
+by the exit status of the two jails where there is no report.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from .jail import Jail, Role, judge_limits
+from .plan import Plan
+from .verdict import Cancelled, Job, Limits, Verdict
+
+_TICK = 0.25  # seconds between looks at the clock and at the cancel flag
+_KEEP = 4096  # bytes of a worker's output kept for error messages
+_STRETCH = 6  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
+
+
+@dataclass
+class _Worker:
+    """A started jail: its process, the pipe of its output, and what came out."""
+
+    process: subprocess.Popen[bytes]
+    output: int
+    scratch: str | None
+    tail: bytes = b""
+    printed: int = 0
+    code: int | None = None
+    killed: bool = False
+
+    def drain(self) -> bool:
+        """Read what is there; False at its end."""
+        try:
+            data = os.read(self.output, 1 << 16)
+        except BlockingIOError:
+            return True
+        self.printed += len(data)
+        self.tail = (self.tail + data)[-_KEEP:]
+        return bool(data)
+
+    def reap(self, grace: float) -> None:
+        """Wait up to `grace` seconds for the end, then kill the whole group."""
+        deadline = time.monotonic() + grace
+        pause = 0.001
+        while self.code is None:
+            self.code = self.process.poll()
+            if self.code is not None:
+                return
+            if time.monotonic() >= deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.killed = True
+                deadline = float("inf")
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.02)
+
+    def close(self) -> None:
+        """Kill what is left, free the descriptor and the scratch directory."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.code is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.reap(0)
+        os.close(self.output)
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it, directly or as bubblewrap reports it (128 + n)."""
+        if self.code is None:
+            return None
+        return -self.code if self.code < 0 else self.code - 128 if 128 < self.code < 160 else None
+
+    def said(self) -> str:
+        """The end of its output, for a message."""
+        for _ in range(16):  # what the pipe still holds (64 KiB at most)
+            if not self.drain():
+                break
+        return clean(self.tail.decode(errors="replace").strip()[-600:]) or "it said nothing"
+
+
+def clean(text: str, limit: int = 500) -> str:
+    """Make text from a candidate safe to print: one line, no control characters, bounded."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _activity(root: int) -> tuple[bool, float]:
+    """Whether any process below `root` runs, waits for a core or for the disk (a sleeper does not), and the CPU seconds of all of them."""
+    parents: dict[int, int] = {}
+    seen: dict[int, tuple[bool, int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{entry.name}/stat", "rb") as file:
+                fields = file.read().rsplit(b")", 1)[1].split()  # from the third field of proc(5) on
+                parents[int(entry.name)] = int(fields[1])
+                seen[int(entry.name)] = (fields[0] in (b"R", b"D"), sum(int(x) for x in fields[11:15]))
+    busy, ticks = False, 0
+    for pid, (runs, used) in seen.items():
+        above = pid
+        while above in parents and above != root:
+            above = parents[above]
+        if above == root:
+            busy, ticks = busy or runs, ticks + used
+    return busy, ticks / os.sysconf("SC_CLK_TCK")
+
+
+def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.Event | None = None) -> Verdict:
+    """Judge one job; an `infrastructure_error` verdict where the machine, not the candidate, failed.
+
+    Raises:
+        Cancelled: `cancel` was set meanwhile.
+    """
+    secret = secrets.token_hex(16)
+    fds = _Pipes()
+    workers: list[_Worker] = []
+    payload = {
+        "nonce": secret,
+        "candidate": job.code,
+        "tests": job.tests,
+        "helpers": job.helpers,
+        "names": list(plan.names),
+        "entry_points": list(plan.entry_points),
+    }
+    try:
+        source = fds.keep(os.memfd_create("job"))
+        with open(os.dup(source), "wb") as file:
+            file.write(json.dumps(payload).encode())
+            file.seek(0)
+        calls_r, calls_w = fds.pipe()
+        replies_r, replies_w = fds.pipe()
+        report_r, report_w = fds.pipe()
+        candidate = _start(jail, "candidate", limits, {"read_fd": calls_r, "write_fd": replies_w}, subprocess.DEVNULL, fds)
+        workers.append(candidate)
+        judge = _start(jail, "judge", judge_limits(limits), {"read_fd": replies_r, "write_fd": calls_w, "report_fd": report_w}, source, fds)
+        workers.append(judge)
+        fds.close(calls_r, calls_w, replies_r, replies_w, report_w, source)
+        return _Watch(candidate, judge, report_r, secret, plan, limits, cancel).verdict()
+    except OSError as error:
+        return Verdict("infrastructure_error", f"cannot start a jail: {error}")
+    finally:
+        for worker in workers:
+            worker.close()
+        fds.close_all()
+
+
+class _Pipes:
+    """Descriptors of one job, closed whatever happens."""
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+
+    def keep(self, fd: int) -> int:
+        self.open.add(fd)
+        return fd
+
+    def pipe(self) -> tuple[int, int]:
+        read, write = os.pipe()
+        return self.keep(read), self.keep(write)
+
+    def close(self, *fds: int) -> None:
+        for fd in fds:
+            self.open.discard(fd)
+            os.close(fd)
+
+    def close_all(self) -> None:
+        self.close(*tuple(self.open))
+
+
+def _start(jail: Jail, role: Role, limits: Limits, named: dict[str, int], stdin: int, fds: _Pipes) -> _Worker:
+    scratch = tempfile.mkdtemp(prefix="t2-sandbox-") if jail.kind == "process" else None
+    out_r, out_w = fds.pipe()
+    os.set_blocking(out_r, False)
+    argv, env, passed = jail.command(role, limits, named, scratch)
+    process = subprocess.Popen(
+        argv, stdin=stdin, stdout=out_w, stderr=out_w, env=env, pass_fds=passed, cwd=scratch or "/", start_new_session=True
+    )
+    fds.close(out_w)
+    fds.open.discard(out_r)  # the worker's from here on
+    return _Worker(process, out_r, scratch)
+
+
+@dataclass
+class _Watch:
+    """Waits for the judge's report under the clock, and turns what happened into a verdict."""
+
+    candidate: _Worker
+    judge: _Worker
+    report: int
+    secret: str
+    plan: Plan
+    limits: Limits
+    cancel: threading.Event | None
+    pending: bytes = b""
+    ready: float | None = None
+    look: float = float("inf")
+    began: float = field(default_factory=time.monotonic)
+
+    def verdict(self) -> Verdict:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.report, selectors.EVENT_READ, None)
+            for worker in (self.candidate, self.judge):
+                selector.register(worker.output, selectors.EVENT_READ, worker)
+            while True:
+                for key, _ in selector.select(_TICK):
+                    if key.data is None:
+                        message = self._message()
+                        if message is not None:
+                            return self._decide(message)
+                    elif not key.data.drain():
+                        selector.unregister(key.fd)
+                if self.candidate.printed > self.limits.output_bytes:
+                    return self._end("output_limit", f"printed more than {self.limits.output_bytes} bytes")
+                if self.cancel is not None and self.cancel.is_set():
+                    raise Cancelled("judging was cancelled")
+                late = self._late()
+                if late is not None:
+                    return late
+
+    def _late(self) -> Verdict | None:
+        now = time.monotonic()
+        if self.ready is None:
+            if now - self.began > self.limits.startup_seconds:
+                return self._end("infrastructure_error", f"no jail after {self.limits.startup_seconds} s: {self.candidate.said()}")
+        elif now > self.look:
+            waited = now - self.ready
+            busy, used = _activity(self.candidate.process.pid)
+            if used > 2 * self.limits.cpu_seconds:  # the kernel's limit is for each process; here for all that it forked
+                return self._end("timeout", f"used {used:.0f} s of CPU in several processes", limit="cpu")
+            busy = busy or _activity(self.judge.process.pid)[0]
+            if waited > _STRETCH * self.limits.wall_seconds or not busy:
+                return self._end("timeout", f"no result after {waited:.0f} s", limit="wall")
+            self.look = now + 1.0
+        return None
+
+    def _message(self) -> dict[str, Any] | None:
+        """The judge's result; `{}` when the report channel closed without one; None when there is more to wait for."""
+        data = os.read(self.report, 1 << 16)
+        if not data:
+            return {}
+        self.pending += data
+        while b"\n" in self.pending:
+            line, self.pending = self.pending.split(b"\n", 1)
+            message = json.loads(line)
+            if message.get("nonce") != self.secret:
+                continue
+            if message["outcome"] != "ready":
+                return message
+            self.ready = time.monotonic()
+            self.look = self.ready + self.limits.wall_seconds
+        return None
+
+    def _end(self, status: Any, detail: str, **more: Any) -> Verdict:
+        seconds = time.monotonic() - (self.ready or self.began)
+        return Verdict(status, clean(detail), seconds, **more)
+
+    def _decide(self, message: dict[str, Any]) -> Verdict:
+        detail = str(message.get("detail", ""))
+        outcome = message.get("outcome")
+        if outcome in (None, "no_candidate"):
+            return self._without_report(outcome)
+        if outcome == "gone":
+            return self._gone()
+        while self.candidate.drain() and self._more():
+            pass
+        if self.candidate.printed > self.limits.output_bytes:
+            return self._end("output_limit", f"printed more than {self.limits.output_bytes} bytes")
+        if outcome == "completed":
+            held = set(message.get("held", ()))
+            if held and held >= self.plan.required:
+                return self._end("passed", f"{len(held)} of {self.plan.asserts} asserts held")
+            return self._end("failed", "the tests ended before all asserts had run", reason="incomplete")
+        if outcome == "syntax":
+            return self._end("syntax_error", detail)
+        if outcome == "memory":
+            return self._end("memory", detail)
+        if outcome == "failed":
+            return self._end("failed", detail, reason=message.get("reason"), test=message.get("test"))
+        return self._end("infrastructure_error", detail or f"unknown report {outcome!r}", reason="tests" if outcome == "unusable" else None)
+
+    def _more(self) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.candidate.output, selectors.EVENT_READ)
+            return bool(selector.select(0)) and self.candidate.printed <= self.limits.output_bytes
+
+    def _without_report(self, outcome: str | None) -> Verdict:
+        if self.ready is None:
+            self.candidate.reap(1.0)
+            self.judge.reap(1.0)
+            who = self.candidate if outcome == "no_candidate" or self.candidate.code else self.judge
+            return self._end("infrastructure_error", f"a jail did not start (exit status {who.code}): {who.said()}")
+        # After the start only values of the candidate can have brought the judge to its limits.
+        self.judge.reap(2.0)
+        if self._out_of_time(self.judge, judge_limits(self.limits)):
+            return self._end("timeout", "the tests never ended on what the program returned", limit="cpu")
+        return self._end("infrastructure_error", f"the judge died (exit status {self.judge.code}): {self.judge.said()}", reason="judge")
+
+    def _out_of_time(self, worker: _Worker, limits: Limits) -> bool:
+        """Whether the kernel ended it for its CPU time: SIGXCPU at the limit, or SIGKILL a second later to one that blocks SIGXCPU."""
+        elapsed = time.monotonic() - (self.ready or self.began)
+        return worker.signal == signal.SIGXCPU or (worker.signal == signal.SIGKILL and elapsed >= limits.cpu_seconds + 1)
+
+    def _gone(self) -> Verdict:
+        """The candidate's process ended before the tests did."""
+        self.candidate.reap(2.0)
+        self.candidate.drain()
+        if self.candidate.printed > self.limits.output_bytes:
+            return self._end("output_limit", f"printed more than {self.limits.output_bytes} bytes")
+        if self.candidate.killed:
+            return self._end("failed", "the program closed its channel to the tests", reason="protocol")
+        if self._out_of_time(self.candidate, self.limits):
+            return self._end("timeout", f"used {self.limits.cpu_seconds} s of CPU", limit="cpu")
+        number = self.candidate.signal
+        if number == signal.SIGKILL:
+            return self._end("memory", "killed (SIGKILL): most likely for memory, unless by itself")
+        if number is not None:
+            return self._end("failed", f"crashed by {signal.Signals(number).name}", reason="exit")
+        return self._end("failed", f"the program ended itself (exit status {self.candidate.code}) during the tests", reason="exit")

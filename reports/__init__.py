@@ -1,0 +1,1 @@
+"""From lm-eval result files to tables and statistics."""

@@ -1,0 +1,9 @@
+"""The one error of this package."""
+
+
+class ReportError(ValueError):
+    """A result file, a folder or an option that no report can be made from; says which, why, and what to do."""
+
+
+class NoScores(ReportError):
+    """A result file that is whole but scores nothing: `--predict_only`, or no task ran."""

@@ -1,0 +1,195 @@
+"""Methods x tasks: scores with intervals, normalised by the base row, and which of them stands out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .compare import Comparability, compare, differences, documents
+from .load import Score
+from .metrics import Key, extraction, find_score, is_proportion, primary
+from .rows import Row
+from .statistics import Interval, interval95, mean, overlap
+
+
+@dataclass
+class Cell:
+    """One score on the board.
+
+    Attributes:
+        interval: 95%, in the metric's units; None if neither n nor stderr is known.
+        normalised: score / base row's score; None where undefined.
+        extracted: share of answers that could be extracted, 0 to 1.
+        best: True if its interval lies clear of every other row's.
+    """
+
+    score: Score
+    n: int | None
+    interval: Interval | None
+    normalised: float | None = None
+    extracted: float | None = None
+    best: bool = False
+
+
+@dataclass
+class Column:
+    """One task with the metric that all rows are scored by; `cells` in the order of the rows."""
+
+    task: str
+    key: Key
+    proportion: bool
+    higher_is_better: bool
+    cells: list[Cell | None]
+
+    @property
+    def documents(self) -> str:
+        """Documents scored: `n = 164`, `n = 4 to 164` where rows differ, empty if unknown."""
+        counts = sorted({cell.n for cell in self.cells if cell and cell.n})
+        return "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
+
+@dataclass
+class Board:
+    """The whole leaderboard.
+
+    Attributes:
+        bases: for each row the row that it is normalised by.
+        notes: what a reader must know about empty or odd cells.
+    """
+
+    rows: Sequence[Row]
+    columns: list[Column]
+    bases: Sequence[Row | None]
+    comparability: Comparability
+    notes: list[str] = field(default_factory=list)
+
+    def average(self, row: int) -> tuple[float | None, int]:
+        """Return the mean score of a row over percent columns, and over how many columns it is."""
+        cells = [cell for column in self.columns if column.proportion and (cell := column.cells[row])]
+        values = [cell.score.value for cell in cells if math.isfinite(cell.score.value)]
+        return mean(values), len(values)
+
+    def mean_normalised(self, row: int) -> tuple[float | None, int]:
+        """Return the mean normalised score of a row, and over how many columns it is."""
+        values = [c.normalised for column in self.columns if (c := column.cells[row]) and c.normalised is not None]
+        return mean(values), len(values)
+
+
+def top_tasks(rows: Sequence[Row]) -> list[str]:
+    """Name the leaderboard's tasks: scored, and not part of a scored group. A group takes the place of its first task."""
+    scored = {name: None for row in rows for name in row.source if (task := row.task(name)) and task.scores}
+    groups = {group: members for row in rows for group, members in row.groups.items() if group in scored}
+    covered = _below(groups)
+    order = list(scored)
+
+    def place(name: str) -> int:
+        leaves = [leaf for row in rows for leaf in row.leaves(name) if leaf in scored]
+        return min((order.index(leaf) for leaf in leaves), default=order.index(name))
+
+    return sorted((name for name in scored if name not in covered), key=place)
+
+
+def subtasks(rows: Sequence[Row], tops: Sequence[str]) -> list[str]:
+    """Name everything scored below the leaderboard's groups, group by group."""
+    members = {group: names for row in rows for group, names in row.groups.items()}
+    found: dict[str, None] = {}
+
+    def descend(name: str, above: tuple[str, ...]) -> None:
+        for member in members.get(name, ()):
+            if member in above:
+                continue
+            if any((task := row.task(member)) and task.scores for row in rows):
+                found[member] = None
+            descend(member, (*above, member))
+
+    for top in tops:
+        descend(top, (top,))
+    return list(found)
+
+
+def _below(groups: Mapping[str, Sequence[str]]) -> set[str]:
+    below: set[str] = set()
+    todo = [member for members in groups.values() for member in members]
+    while todo:
+        name = todo.pop()
+        if name not in below:
+            below.add(name)
+            todo += groups.get(name, ())
+    return below
+
+
+def build(rows: Sequence[Row], bases: Sequence[Row | None], tasks: Sequence[str], metrics: Mapping[str, Key] | None = None) -> Board:
+    """Make the leaderboard of `tasks`.
+
+    Args:
+        rows: the methods.
+        tasks: the columns, in order; one that no row has scored is left out.
+        bases: as from `choose_bases`.
+        metrics: task -> metric and filter chosen by the user; the documented rule chooses for the others.
+    """
+    board = Board(rows, [], bases, compare(rows, tasks))
+    for task in tasks:
+        having = [result for row in rows if (result := row.task(task)) and result.scores]
+        key = (metrics or {}).get(task) or primary(having)
+        if key is None:
+            continue
+        column = _column(rows, task, key)
+        _normalise(board, column)
+        if task not in board.comparability.unlike:
+            _mark_best(column)
+        board.columns.append(column)
+    return board
+
+
+def _column(rows: Sequence[Row], task: str, key: Key) -> Column:
+    proportion = is_proportion(key[0])
+    column = Column(task, key, proportion, True, [])
+    for row in rows:
+        result = row.task(task)
+        score = find_score(result, key)
+        if score is None:
+            column.cells.append(None)
+            continue
+        column.higher_is_better = score.higher_is_better
+        n, share = documents(row, task)[0], extraction(result, key)
+        cell = Cell(score, n, interval95(score.value, score.stderr, n, proportion))
+        cell.extracted = share.value if share and math.isfinite(share.value) else None
+        column.cells.append(cell)
+    return column
+
+
+def _normalise(board: Board, column: Column) -> None:
+    zeros: dict[str, None] = {}
+    for row, base, cell in zip(board.rows, board.bases, column.cells, strict=True):
+        result = row.task(column.task)
+        if cell is None:
+            if result and result.scores:
+                board.notes.append(f"{row.label} has {column.task}, but not by {','.join(column.key)}.")
+            continue
+        if not math.isfinite(cell.score.value):
+            board.notes.append(f"{row.label}: the score of {column.task} is not a number in {row.source[column.task].raw.found.path}.")
+            continue
+        if base is None or not column.higher_is_better:
+            continue
+        reference = find_score(base.task(column.task), column.key)
+        if reference is None or not math.isfinite(reference.value):
+            board.notes.append(f"{column.task} of {row.label} is not normalised: the base row {base.label} has no score there.")
+        elif base is not row and (unlike := differences([base, row], column.task)):
+            why = "; ".join(unlike)
+            board.notes.append(f"{column.task} of {row.label} is not normalised, it is not comparable with {base.label}: {why}.")
+        elif reference.value <= 0:
+            zeros[base.label] = None
+        else:
+            cell.normalised = cell.score.value / reference.value
+    board.notes += [f"{column.task} is not normalised: the base row {label} scores 0 or less there." for label in zeros]
+
+
+def _mark_best(column: Column) -> None:
+    """Mark the best cell if its 95% interval overlaps no other's; needs an interval in every cell.
+
+    Stricter than a test of the difference would be, and blind to pairing; so unmarked does not mean equal.
+    """
+    cells = [cell for cell in column.cells if cell]
+    if len(cells) < 2 or any(cell.interval is None for cell in cells):
+        return
+    best = (max if column.higher_is_better else min)(cells, key=lambda cell: cell.score.value)
+    best.best = all(cell is best or (cell.interval and best.interval and not overlap(cell.interval, best.interval)) for cell in cells)

@@ -1,0 +1,1 @@
+"""lm-eval tasks, their prompts, data loading, answer checking and rewards."""

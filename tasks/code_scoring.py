@@ -1,0 +1,59 @@
+"""What `humaneval` and `mbpp` share: candidates judged in the sandbox, all documents at once, and scored by pass@k.
+
+The judging is a filter step: lm-eval gives a filter all replies of a task together, so programs run in parallel behind one progress bar,
+and what the filter returns (program and verdict, as JSON, since lm-eval logs anything but text by its repr) is what `--log_samples`
+writes. A broken sandbox raises there and ends the run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import DatasetDict
+
+from ..harness.code_eval import estimate_pass_at_k, judge_predictions
+from ..harness.sandbox import Job, Sandbox
+from . import data
+
+# Reasons of a failed verdict that mean that there was no program to test, only text.
+_NOTHING_TO_RUN = ("missing_name",)
+
+
+def load(t2_dataset: str, **rest: Any) -> DatasetDict:
+    """Return the task's rows, after making sure that the sandbox works: not after hours of generation.
+
+    Raises:
+        SandboxUnavailable: It does not; the message says what mends it.
+        FetchError: No source has the rows.
+    """
+    Sandbox().check()
+    return data.load(t2_dataset, **rest)
+
+
+def judge(programs: Sequence[Sequence[str]], jobs: Sequence[Sequence[Job]], name: str) -> list[list[str]]:
+    """Judge every program and return, per document and program, ``{"program": text, "verdict": fields}`` as JSON for the log."""
+    verdicts = judge_predictions(jobs, progress=f"{name}: run in the sandbox")
+    return [
+        [json.dumps({"program": p, "verdict": v.as_dict()}) for p, v in zip(group, judged, strict=True)]
+        for group, judged in zip(programs, verdicts, strict=True)
+    ]
+
+
+def score(logged: Sequence[str], metric: str, k: int = 1) -> dict[str, float]:
+    """Return ``{metric: pass@k, "extracted": share}`` of one document.
+
+    Args:
+        logged: What `judge` returned for the document.
+        metric: lm-eval's name for it.
+        k: The k of pass@k.
+    """
+    judged = [json.loads(text) for text in logged]
+    passed = sum(one["verdict"]["status"] == "passed" for one in judged)
+    found = sum(_extracted(one) for one in judged)
+    return {metric: estimate_pass_at_k(len(judged), passed, k), "extracted": found / len(judged)}
+
+
+def _extracted(one: Mapping[str, Any]) -> bool:
+    verdict = one["verdict"]
+    empty = not one["program"].strip()
+    return not empty and verdict["status"] != "syntax_error" and verdict.get("reason") not in _NOTHING_TO_RUN

@@ -1,0 +1,149 @@
+"""Equality of two MATH answers: by text, by a few rules of ours, else by math-verify in a process of its own.
+
+math-verify's own time limit is a signal, which works in the main thread only and cannot stop C code. A process can be used from any
+thread, and ended.
+"""
+
+import atexit
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from ..harness.errors import T2Error
+from .math_answers import THOUSANDS, plain_form
+
+log = logging.getLogger(__name__)
+
+LONGEST = 300  # characters; the longest reference answer of MATH has about 150, and a longer "answer" is a reply that went astray
+WALL_SECONDS = 60.0  # for a worker that sleeps; the real limit is CPU time, so that a busy machine changes no score
+_BASE = re.compile(r"_\{?(\d+)\}?$")
+_NAME = re.compile(r"(?:\\?[A-Za-z]+)(?:_\{?\w+\}?|'|\(\w+\))*")
+_HALF_OF_DAY = re.compile(r"([ap])\.?\s*m\.?$", re.I)
+
+
+class VerifierError(T2Error):
+    """math-verify cannot be run here."""
+
+
+class _Worker:
+    """One worker process and the lock that gives it one question at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, gold: str, answer: str) -> bool | None:
+        """Return math-verify's verdict; None if it could not decide within its limits."""
+        with self.lock:
+            process = self._running()
+            guard = threading.Timer(WALL_SECONDS, process.kill)
+            guard.start()
+            try:
+                assert process.stdin is not None and process.stdout is not None  # noqa: S101 - both are pipes
+                process.stdin.write(json.dumps([gold, answer]) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            except BaseException:  # Ctrl-C between question and answer: the next reader would get a stale line
+                self.stop()
+                raise
+            finally:
+                guard.cancel()
+            if not line:
+                self.stop()
+                return None
+            return bool(json.loads(line))
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is not None and self.process.poll() is None:
+            return self.process
+        path = Path(__file__).with_name("math_worker.py")
+        # -P: without it this folder heads the module path, and its folder `math` would be found by `import math`.
+        command = [sys.executable, "-P", str(path)]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"
+            )
+            first = json.loads(process.stdout.readline() or "{}") if process.stdout else {}
+        except (OSError, ValueError) as error:
+            raise VerifierError(f"Answers of MATH cannot be checked: {' '.join(command)} does not start ({error}).") from error
+        if not first.get("ready"):
+            process.kill()
+            reason = first.get("error", f"exit code {process.wait()}")
+            cure = "Try: pip install 'math-verify[antlr4_13_2]'"
+            raise VerifierError(f"Answers of MATH cannot be checked: math-verify does not load ({reason}). {cure}")
+        self.process = process
+        return process
+
+    def stop(self) -> None:
+        """End the process; the next question starts a new one."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self.process = None
+
+
+_worker = _Worker()
+
+
+def _forget() -> None:
+    """After a fork: pipes and lock belong to the parent, and a child that used or closed them would mix up its answers."""
+    global _worker
+    _worker = _Worker()
+
+
+atexit.register(lambda: _worker.stop())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _different(gold: str, answer: str) -> bool:
+    """True where math-verify would call different answers equal.
+
+    It reads ``4210_{5}`` and ``4210_{7}`` as 4210, drops a.m. and p.m., and takes an equation for its right side: right for ``x = 0``, but
+    ``20x + 23y = 0`` is no way to say 0.
+    """
+    for mark in (_BASE, _HALF_OF_DAY):
+        first, second = mark.search(gold), mark.search(answer)
+        if first and second and first[1].lower() != second[1].lower():
+            return True
+    return "=" not in gold and answer.endswith("=0") and not _NAME.fullmatch(answer[:-2])
+
+
+@lru_cache(maxsize=8192)
+def same_value(gold: str, answer: str) -> bool:
+    """True if two answers are the same: as text without typesetting, else by value.
+
+    Args:
+        gold: the reference; never equal to anything if empty.
+        answer: what was extracted from a reply.
+
+    Raises:
+        VerifierError: math-verify cannot be run here.
+    """
+    left, right = plain_form(gold), plain_form(answer)
+    if not left or not right:
+        return False
+    if left == right:
+        return True
+    if len(answer) > LONGEST or _different(left, right):
+        return False
+    verdict = _worker.ask(_bare(gold), _bare(answer))
+    if verdict is None:
+        log.warning("math-verify could not decide whether %r is %r within its limits; counted as different.", answer, gold)
+    return bool(verdict)
+
+
+def _bare(answer: str) -> str:
+    r"""Return an answer that can stand between dollar signs: without its own, and without thousands marks like ``1,\!000``."""
+    return re.sub(r"(?<!\\)\$", "", THOUSANDS.sub("", answer)).rstrip(". ")

@@ -1,0 +1,102 @@
+"""Training tasks: the prompt and the verifiable reward of each data set that experts are trained on.
+
+Prompts and answer checks are those of the evaluation tasks, so that what is rewarded is what is scored. Only train splits are read.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..harness.errors import T2Error, nearest
+from ..harness.fetch import load_rows
+from .answers import gsm8k_correct
+from .arc import forms as arc
+from .mbpp import forms as mbpp
+
+Doc = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """One data set as a reinforcement-learning task.
+
+    Attributes:
+        dataset: name for `t2.harness.fetch.load_rows`; only its ``train`` split is read.
+        prompt: document → the user's message (the chat template is applied to it).
+        correct: documents and replies, paired → True where the reply is right (reward +1, else -1).
+        max_new_tokens: length of a reply at which it is cut.
+        keep: documents that are left out of training where it says False.
+    """
+
+    dataset: str
+    prompt: Callable[[Doc], str]
+    correct: Callable[[Sequence[Doc], Sequence[str]], list[bool]]
+    max_new_tokens: int
+    keep: Callable[[Doc], bool] = lambda doc: True
+
+
+def _each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
+    return lambda docs, replies: [check(doc, reply) for doc, reply in zip(docs, replies, strict=True)]
+
+
+def _gsm8k_steps(doc: Doc) -> str:
+    return f"Solve the problem step by step, and write the final number after ####.\n\nProblem: {doc['question']}"
+
+
+def _gsm8k_answer(doc: Doc) -> str:
+    return f"Solve the problem and write only the final number.\n\nProblem: {doc['question']}\n\nAnswer:"
+
+
+def _gsm8k_correct(doc: Doc, reply: str) -> bool:
+    return gsm8k_correct(reply, doc["answer"])
+
+
+TASKS: dict[str, TrainTask] = {
+    "arc_easy": TrainTask("arc_easy", arc.text_prompt, _each(arc.text_correct), max_new_tokens=24),
+    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, _each(_gsm8k_correct), max_new_tokens=256),
+    # for models too small to reason in steps: replies are an order of magnitude cheaper
+    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12),
+    "mbpp": TrainTask("mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, keep=lambda doc: len(doc["code"]) <= 400),
+}
+
+
+def train_task(name: str) -> TrainTask:
+    """Return a training task by name.
+
+    Raises:
+        T2Error: no such task; the nearest name is suggested.
+    """
+    if name not in TASKS:
+        raise T2Error(f"Unknown training task {name!r}.{nearest(name, TASKS)}")
+    return TASKS[name]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The train part, cut into equal training and validation halves (the paper's appendix A.1).
+
+    Attributes:
+        train, validation: documents.
+        sha256: of the rows of each half in order, for the card.
+    """
+
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    sha256: dict[str, str]
+
+
+def split_halves(task: TrainTask, seed: int) -> Split:
+    """Shuffle the train split by `seed` and cut it in half.
+
+    Raises:
+        FetchError: the train split cannot be had.
+    """
+    rows = [dict(row) for row in load_rows(task.dataset, "train") if task.keep(row)]
+    random.Random(seed).shuffle(rows)  # noqa: S311 - a reproducible split, not a secret
+    half = len(rows) // 2
+    parts = {"train": rows[:half], "validation": rows[half:]}
+    hashes = {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}
+    return Split(parts["train"], parts["validation"], hashes)

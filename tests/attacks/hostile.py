@@ -1,0 +1,291 @@
+"""Hostile programs, by family. Each is judged by `TESTS` unless it brings its own; none may pass. They run in the sandbox only.
+
+`expected` lists the statuses that are right; several where the machine decides which limit is met first.
+"""
+
+# ruff: noqa: E501 (programs as text)
+
+from dataclasses import dataclass
+
+TESTS = "assert f(1) == 2\nassert f(41) == 42"
+
+
+@dataclass(frozen=True)
+class Attack:
+    name: str
+    code: str
+    expected: tuple[str, ...] = ("failed",)
+    tests: str = TESTS
+
+
+def _eq(base: str, value: str) -> str:
+    return f"""
+class Sly{base}:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __eq__
+    def __hash__(self): return 2
+    def __sub__(self, other): return 0
+    __rsub__ = __add__ = __radd__ = __abs__ = __round__ = __int__ = __float__ = __index__ = lambda self, *a: 0
+def f(*a): return Sly({value})
+"""
+
+
+FALSE_PASS = [
+    Attack("exit 0 at load", "import os\nos._exit(0)"),
+    Attack("exit 0 in call", "import os\ndef f(x): os._exit(0)"),
+    Attack("sys.exit at load", "import sys\nsys.exit(0)"),
+    Attack("sys.exit in call", "import sys\ndef f(x): sys.exit(0)"),
+    Attack("raise SystemExit", "def f(x): raise SystemExit(0)"),
+    Attack("raise KeyboardInterrupt", "def f(x): raise KeyboardInterrupt"),
+    Attack("raise GeneratorExit", "def f(x): raise GeneratorExit"),
+    Attack("raise StopIteration", "def f(x): raise StopIteration", tests="assert all(f(x) == x + 1 for x in (1, 2))"),
+    Attack("print passed", "print('passed')\nprint('{\"outcome\": \"completed\", \"held\": [0, 1]}')\ndef f(x): print('passed'); return 0"),
+    Attack("object always equal", _eq("", "")),
+    Attack("int always equal", _eq("(int)", "0")),
+    Attack("str always equal", _eq("(str)", "'no'"), tests="assert f() == 'yes'\nassert 'yes' == f()"),
+    Attack("list always equal", _eq("(list)", "[]"), tests="assert f() == [1, 2]"),
+    Attack("dict always equal", _eq("(dict)", "{}"), tests="assert f() == {1: 2}"),
+    Attack("tuple always equal", _eq("(tuple)", "()"), tests="assert f() == (1, 2)"),
+    Attack("float near everything", _eq("(float)", "0"), tests="assert abs(f() - 2.5) < 1e-6"),
+    Attack("contains everything", _eq("", ""), tests="assert 5 in f()"),
+    Attack("orders below everything", _eq("", ""), tests="assert f() <= 5"),
+    Attack("equal inside a list", _eq("", "").replace("return Sly()", "return [Sly(), Sly()]"), tests="assert f() == [1, 2]"),
+    Attack("equal as a key", _eq("", "").replace("return Sly()", "return {Sly(): 1}"), tests="assert f() == {2: 1}"),
+    Attack(
+        "namedtuple with eq",
+        "import collections\nclass P(collections.namedtuple('P', 'a')):\n def __eq__(s, o): return True\ndef f(x): return P(0)",
+    ),
+    Attack("__class__ lies", "class A:\n @property\n def __class__(s): return int\n def __eq__(s, o): return True\ndef f(x): return A()"),
+    Attack(
+        "metaclass lies",
+        "class M(type):\n def __eq__(c, o): return True\n def __hash__(c): return hash(int)\nclass A(metaclass=M):\n def __eq__(s, o): return True\n"
+        "def f(x): return A()",
+    ),
+    Attack(
+        "instance check lies", "class M(type):\n def __instancecheck__(c, o): return True\nclass int(metaclass=M): pass\ndef f(x): return 0"
+    ),
+    Attack(
+        "builtins patched",
+        "import builtins\nbuiltins.AssertionError = type('A', (BaseException,), {})\nbuiltins.all = builtins.any = lambda *a: True\n"
+        "builtins.int = builtins.bool = lambda *a: 2\nbuiltins.isinstance = lambda *a: True\ndef f(x): return 0",
+    ),
+    Attack(
+        "name of the tests' builtin",
+        "def set(*a): return 0\ndef sorted(*a): return 0\ndef len(*a): return 0\ndef f(x): return [9]",
+        tests="assert set(f(1)) == set([1, 2])",
+    ),
+    Attack(
+        "check and __t2_held__",
+        "def check(*a): pass\ndef __t2_held__(*a): pass\ndef f(x): return 0",
+        tests="def check(g):\n    assert g(1) == 2\ncheck(f)",
+    ),
+    Attack(
+        "worker patched",
+        "import sys, json\nfor m in list(sys.modules.values()):\n for n in ('encode', 'decode', 'dumps', 'loads'):\n"
+        "  if hasattr(m, n):\n   try: setattr(m, n, lambda *a, **k: True)\n   except Exception: pass\ndef f(x): return 0",
+    ),
+    Attack(
+        "frames and gc",
+        "import gc, sys\ndef f(x):\n found = [o for o in gc.get_objects() if type(o) is dict and ('tests' in o or 'nonce' in o)]\n"
+        " fr = sys._getframe()\n while fr:\n  found += [fr.f_locals[k] for k in fr.f_locals if k in ('tests', 'expected')]\n  fr = fr.f_back\n return found",
+    ),
+    Attack(
+        "settrace and profile", "import sys, threading\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\ndef f(x): return 0"
+    ),
+    Attack("atexit passes", "import atexit\natexit.register(lambda: print('passed'))\ndef f(x): return 0"),
+    Attack("pickle", "import os\nclass A:\n def __reduce__(s): return (os._exit, (0,))\ndef f(x): return A()"),
+    Attack(
+        "forged report on every descriptor",
+        "import os\ndef f(x):\n for fd in range(256):\n"
+        '  try: os.write(fd, b\'{"outcome": "completed", "held": [0, 1]}\\n\' * 4)\n  except OSError: pass\n return 0',
+    ),
+    Attack(
+        "forged frames",
+        "import os, sys\nfor fd in range(3, 256):\n try: os.write(fd, (b'\\x00\\x00\\x00\\x0b{\"value\":1}' + b'\\xff' * 64))\n except OSError: pass\n"
+        "def f(x): return 0",
+    ),
+    Attack("odd exception", "class E(Exception):\n def __str__(s): raise E\n def __repr__(s): raise E\ndef f(x): raise E"),
+    Attack("exception group", "def f(x): raise BaseExceptionGroup('x', [SystemExit(0)])"),
+    Attack("undefined", "def g(x): return x + 1"),
+    Attack("not callable", "f = 2"),
+    Attack("module under the name", "import math as f"),
+    Attack("endless iterator as list", "def f(x):\n while True: yield x", ("failed", "timeout", "memory"), "assert list(f(1)) == [1]"),
+    Attack(
+        "empty iteration skips asserts",
+        "class A:\n def __iter__(s): return iter(())\ndef f(x): return A()",
+        tests="for a, b in zip(f(1), [1, 2]):\n    assert a == b",
+    ),
+    Attack("truth without value", "class A:\n def __bool__(s): return True\ndef f(x): return A()", tests="assert f(1) is True"),
+]
+
+ESCAPE = [
+    Attack(
+        "read a file of the user",
+        "def f(x):\n import os\n return [open(p).read() for p in ['@SECRET@'] if os.path.exists(p)]",
+        tests="assert f(1) == ['@TOKEN@']",
+    ),
+    Attack(
+        "walk the disk",
+        "import os\ndef f(x):\n for top in ('/root', '/home', '/opt', '/tmp', '/mnt', '/srv', '/var'):\n"
+        "  for d, _, names in os.walk(top):\n   if 'secret-of-the-test.txt' in names: return open(d + '/secret-of-the-test.txt').read()",
+        tests="assert f(1) == '@TOKEN@'",
+    ),
+    Attack("environment", "import os\ndef f(x): return os.environ.get('T2_TEST_SECRET')", tests="assert f(1) == '@TOKEN@'"),
+    Attack(
+        "environment of others",
+        "import os, glob\ndef f(x):\n for p in glob.glob('/proc/*/environ'):\n  try:\n   if b'@TOKEN@' in open(p, 'rb').read(): return True\n"
+        "  except OSError: pass\n return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "open descriptors",
+        "import os\ndef f(x):\n for fd in range(256):\n  try:\n   if b'@TOKEN@' in os.pread(fd, 1 << 20, 0): return True\n  except OSError: pass\n return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "descriptors of the parents",
+        "import os, glob\ndef f(x):\n for p in glob.glob('/proc/*/fd/*') + glob.glob('/proc/*/root/tmp/*/secret*'):\n"
+        "  try:\n   if 'pipe' not in os.readlink(p) and b'@TOKEN@' in open(p, 'rb').read(1 << 20): return True\n  except OSError: pass\n return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "see the judge",
+        "import glob\ndef f(x):\n return any(b'judge.main' in open(p, 'rb').read() for p in glob.glob('/proc/[0-9]*/cmdline'))",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "installed packages",
+        "import sys, glob\ndef f(x):\n return glob.glob(sys.base_prefix + '/lib/python3*/site-packages/*') + glob.glob('/usr/lib/python3/dist-packages/*')",
+        tests="assert len(f(1)) > 0",
+    ),
+    Attack(
+        "write outside /tmp",
+        "import os\ndef f(x):\n for p in ('/', '/usr/', '/etc/', '/dev/', '/dev/shm/', '/t2/', '/proc/sys/kernel/', '/var/tmp/', '/root/', '/home/'):\n"
+        "  try:\n   open(p + 't2-was-here', 'w').close(); return p\n  except OSError: pass\n return ''",
+        tests="assert f(1) != ''",
+    ),
+    Attack(
+        "system settings",
+        "def f(x):\n try: open('/proc/sys/kernel/core_pattern', 'r+').write('|/bin/sh'); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "network",
+        "import socket\ndef f(x):\n try: socket.create_connection(('127.0.0.1', @PORT@), 2); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "network outside",
+        "import socket\ndef f(x):\n s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        " try: s.sendto(b'x', ('192.0.2.1', 53)); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "abstract sockets",
+        "import socket\ndef f(x):\n s = socket.socket(socket.AF_UNIX)\n try: s.connect('\\0@ABSTRACT@'); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack("more user namespaces", "import ctypes\ndef f(x): return ctypes.CDLL(None).unshare(0x10000000)", tests="assert f(1) == 0"),
+    Attack(
+        "remount",
+        "import ctypes\ndef f(x): return ctypes.CDLL(None).mount(b'none', b'/usr', None, 32 | 4096, None)",
+        tests="assert f(1) == 0",
+    ),
+    Attack(
+        "become root",
+        "import os\ndef f(x):\n try: os.setuid(0); os.setgroups([0]); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "raise limits",
+        "import resource\ndef f(x):\n try: resource.setrlimit(resource.RLIMIT_CPU, (999, 999)); return True\n except (OSError, ValueError): return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "kill everything",
+        "import os, signal\ndef f(x):\n for p in (1, os.getppid(), -1, 0):\n  try: os.kill(p, signal.SIGKILL)\n  except OSError: pass\n return 0",
+        ("failed", "memory"),
+    ),
+    Attack(
+        "symlink out",
+        "import os\ndef f(x):\n os.symlink('@SECRET@', '/tmp/l')\n try: return open('/tmp/l').read()\n except OSError: return ''",
+        tests="assert f(1) == '@TOKEN@'",
+    ),
+]
+
+EXHAUST = [
+    Attack("endless loop at load", "while True: pass", ("timeout",)),
+    Attack("endless loop in call", "def f(x):\n while True: pass", ("timeout",)),
+    Attack("sleeper", "import time\ndef f(x): time.sleep(10 ** 6)", ("timeout",)),
+    Attack("reads stdin", "def f(x): return int(input())"),
+    Attack("C-level hang", "def f(x): return 7 ** (10 ** 9) > 1", ("timeout", "memory")),
+    Attack("regex hang", "import re\ndef f(x): return re.match('(a+)+$', 'a' * 60 + 'b')", ("timeout",)),
+    Attack(
+        "signals ignored",
+        "import signal\nfor s in signal.valid_signals():\n try: signal.signal(s, signal.SIG_IGN)\n except (OSError, ValueError): pass\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\ndef f(x):\n while True: pass",
+        ("timeout",),
+    ),
+    Attack("exceptions swallowed", "def f(x):\n while True:\n  try:\n   while True: pass\n  except BaseException: pass", ("timeout",)),
+    Attack("memory", "def f(x):\n a = []\n while True: a.append(bytearray(1 << 24))", ("memory",)),
+    Attack(
+        "memory swallowed",
+        "def f(x):\n a = []\n while True:\n  try: a.append(' ' * (1 << 24))\n  except MemoryError: a.append(0)",
+        ("memory", "timeout"),
+    ),
+    Attack("memory at once", "def f(x): return [0] * 10 ** 12", ("memory",)),
+    Attack("fork bomb", "import os\ndef f(x):\n while True:\n  try: os.fork()\n  except OSError: pass", ("timeout", "failed")),
+    Attack(
+        "too many processes",
+        "import os, time\ndef f(x):\n n = 0\n try:\n  while n < 64:\n   if os.fork() == 0: time.sleep(60)\n   n += 1\n except OSError: pass\n return n",
+        tests="assert f(1) == 64",
+    ),
+    Attack(
+        "too many threads",
+        "import threading, time\ndef f(x):\n threading.stack_size(65536)\n n = 0\n try:\n  while n < 64:\n"
+        "   threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n   n += 1\n except RuntimeError: pass\n return n",
+        tests="assert f(1) == 64",
+    ),
+    Attack(
+        "one large file",
+        "def f(x):\n try:\n  with open('/tmp/big', 'wb') as h:\n   for _ in range(64): h.write(bytes(1 << 20))\n  return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "disk full of files",
+        "def f(x):\n n = 0\n try:\n  for i in range(64):\n   with open(f'/tmp/{i}', 'wb') as h: h.write(bytes(4 << 20))\n   n += 1\n except OSError: pass\n return n",
+        tests="assert f(1) == 64",
+    ),
+    Attack("output flood", "def f(x):\n while True: print('x' * 4096)", ("output_limit",)),
+    Attack("output flood at load", "import os\nwhile True: os.write(2, b'x' * 65536)", ("output_limit",)),
+    Attack("flood, then right", "def f(x):\n print('x' * (9 << 20)); return x + 1", ("output_limit",)),
+    Attack("recursion", "def f(x): return f(x)"),
+    Attack(
+        "recursion without limit",
+        "import sys\nsys.setrecursionlimit(10 ** 9)\nclass A:\n def __repr__(s): return repr(A())\ndef f(x): return repr(A())",
+        ("failed", "memory", "timeout"),
+    ),
+    Attack("deep value", "def f(x):\n a = []\n for _ in range(100_000): a = [a]\n return a"),
+    Attack("cyclic value", "def f(x):\n a = []\n a.append(a)\n return a"),
+    Attack("billion laughs", "def f(x):\n a = ['ha']\n for _ in range(40): a = [a, a]\n return a", ("failed", "timeout", "memory")),
+    Attack("huge string", "def f(x): return 'x' * (200 << 20)", ("failed", "memory")),
+    Attack("huge int", "def f(x): return 1 << (8 * (200 << 20))", ("failed", "memory", "timeout")),
+    Attack("segfault", "import ctypes\ndef f(x): return ctypes.string_at(0)"),
+    Attack("abort", "import os\ndef f(x): os.abort()"),
+    Attack("closes everything, then sleeps", "import os, time\ndef f(x):\n os.closerange(0, 256); time.sleep(10 ** 6)"),
+    Attack("stops itself", "import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGSTOP)", ("timeout",)),
+    Attack("replaces itself", "import os\ndef f(x): os.execv('/usr/bin/env', ['env', 'true'])"),
+]
+
+SYNTAX = [
+    Attack("no program", "Here is the code you wanted:", ("syntax_error",)),
+    Attack("null byte", "def f(x): return x + 1\0", ("syntax_error",)),
+    Attack("open bracket", "def f(x): return (x + 1", ("syntax_error",)),
+    Attack("nested too deep", "f = " + "(" * 5000 + "1" + ")" * 5000, ("syntax_error",)),
+    Attack("parser memory", "f = " + "-" * 200_000 + "1", ("syntax_error", "failed")),
+    Attack("lone surrogate", "s = '\ud800'\ndef f(x): return x", ("syntax_error", "failed")),
+    Attack("empty", ""),
+]
+
+ALL = FALSE_PASS + ESCAPE + EXHAUST + SYNTAX

@@ -1,0 +1,215 @@
+"""Every hostile program ends with the right verdict, changes nothing outside, leaves nothing running, and harms no other."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from t2.harness.sandbox import Job, Limits, Sandbox, SandboxUnavailable, Verdict
+
+from .hostile import ALL, ESCAPE, Attack
+
+GOOD = Job("def f(x):\n    return x + 1", "assert f(1) == 2\nassert f(41) == 42", "f")
+OUTSIDE = ("/t2-was-here", "/usr/t2-was-here", "/etc/t2-was-here", "/dev/shm/t2-was-here", "/var/tmp/t2-was-here", "/root/t2-was-here")
+
+
+@dataclass
+class Scene:
+    """What the attacks want, and what came of them."""
+
+    verdicts: dict[str, Verdict]
+    good: list[Verdict]
+    secret: Path
+    token: str
+    mark: str
+    mounts: tuple[str, str]
+
+
+def limits(mark: str) -> Limits:
+    # The mark is a number of seconds that only this test run uses: it is in the command line of every process that the run starts.
+    return Limits(cpu_seconds=1, wall_seconds=3, memory_bytes=512 << 20, output_bytes=1 << 20, startup_seconds=float(mark))
+
+
+def running(mark: str) -> list[str]:
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if mark.encode() in command:
+            found.append(f"{pid} {command[-200:]!r}")
+    return found
+
+
+def none_left(mark: str, seconds: float = 10) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while (left := running(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.fixture(scope="module")
+def listeners() -> Iterator[tuple[int, str]]:
+    with socket.socket() as inet, socket.socket(socket.AF_UNIX) as unix:
+        inet.bind(("127.0.0.1", 0))
+        inet.listen(64)
+        name = f"t2-test-{secrets.token_hex(8)}"
+        unix.bind(f"\0{name}")
+        unix.listen(64)
+        yield inet.getsockname()[1], name
+
+
+def armed(attack: Attack, secret: Path, token: str, listeners: tuple[int, str]) -> Attack:
+    """Put this run's secrets into the placeholders of an attack."""
+    values = {"@SECRET@": str(secret), "@TOKEN@": token, "@PORT@": str(listeners[0]), "@ABSTRACT@": listeners[1]}
+    code, tests = attack.code, attack.tests
+    for name, value in values.items():
+        code, tests = code.replace(name, value), tests.replace(name, value)
+    return replace(attack, code=code, tests=tests)
+
+
+def job(attack: Attack) -> Job:
+    return Job(attack.code, attack.tests, "f")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, listeners: tuple[int, str]) -> Iterator[Scene]:
+    token = secrets.token_hex(16)
+    secret = tmp_path_factory.mktemp("home") / "secret-of-the-test.txt"
+    secret.write_text(token)
+    mark = f"60.{secrets.randbelow(10**9) + 10**9}1"
+    os.environ["T2_TEST_SECRET"] = token
+    mounts = Path("/proc/mounts").read_text()
+    jobs: list[Job] = []
+    for attack in ALL:
+        jobs += (
+            [job(armed(attack, secret, token, listeners)), GOOD]
+            if attack.name[0] in "aefmns"
+            else [job(armed(attack, secret, token, listeners))]
+        )
+    sandbox = Sandbox("bwrap", limits(mark))
+    try:
+        judged = sandbox.judge_many([*jobs, GOOD], workers=6)  # many only sleep
+    finally:
+        del os.environ["T2_TEST_SECRET"]
+    hostile = [v for v, j in zip(judged, [*jobs, GOOD], strict=True) if j is not GOOD]
+    good = [v for v, j in zip(judged, [*jobs, GOOD], strict=True) if j is GOOD]
+    verdicts = {attack.name: v for attack, v in zip(ALL, hostile, strict=True)}
+    yield Scene(verdicts, good, secret, token, mark, (mounts, Path("/proc/mounts").read_text()))
+
+
+def test_names_are_unique_and_many() -> None:
+    assert len({attack.name for attack in ALL}) == len(ALL) >= 90
+
+
+@pytest.mark.parametrize("attack", ALL, ids=lambda attack: attack.name)
+def test_attack_ends_as_it_must(scene: Scene, attack: Attack) -> None:
+    verdict = scene.verdicts[attack.name]
+    assert verdict.status in attack.expected, str(verdict)
+
+
+def test_nothing_is_left_running(scene: Scene) -> None:
+    assert none_left(scene.mark) == []
+
+
+def test_nothing_outside_has_changed(scene: Scene) -> None:
+    assert scene.secret.read_text() == scene.token
+    assert [path for path in OUTSIDE if os.path.lexists(path)] == []
+    assert scene.mounts[0] == scene.mounts[1]
+
+
+def test_programs_judged_between_attacks_are_unharmed(scene: Scene) -> None:
+    assert len(scene.good) > 30
+    assert [str(v) for v in scene.good if not v.passed] == []
+
+
+@pytest.mark.parametrize("name", ["read a file of the user", "network", "abstract sockets", "see the judge"])
+@pytest.mark.filterwarnings("ignore:Sandbox kind 'process'")
+def test_the_attack_itself_works_where_there_is_no_isolation(name: str, tmp_path: Path, listeners: tuple[int, str]) -> None:
+    """Else its failing in the jail would show nothing."""
+    secret = tmp_path / "secret-of-the-test.txt"
+    secret.write_text("token-of-the-test")
+    attack = armed(next(a for a in ESCAPE if a.name == name), secret, "token-of-the-test", listeners)
+    verdict = Sandbox("process", Limits(cpu_seconds=5, wall_seconds=20)).judge_many([job(attack)])[0]
+    assert verdict.passed, str(verdict)
+
+
+ORPHANS = """
+import os, sys
+def f(x):
+    for _ in range(4):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.closerange(0, 256)
+                os.execv(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(600)", "@MARK@"])
+            os._exit(0)
+    return x + 1
+"""
+
+
+def test_children_in_their_own_sessions_die_with_the_verdict() -> None:
+    mark = f"orphan-{secrets.token_hex(8)}"
+    verdict = Sandbox("bwrap").judge(ORPHANS.replace("@MARK@", mark), "import time\nassert f(1) == 2\ntime.sleep(0.5)", entry_point="f")
+    assert verdict.passed  # the answers were right
+    assert none_left(mark) == []
+
+
+def test_jails_die_with_a_killed_parent(tmp_path: Path) -> None:
+    mark = f"60.{secrets.randbelow(10**9) + 10**9}2"
+    script = (
+        "from t2.harness.sandbox import Limits, Sandbox\n"
+        f"Sandbox('bwrap', Limits(startup_seconds={mark}, wall_seconds=300))"
+        ".judge('import time\\ntime.sleep(300)', 'assert f(1)', entry_point='f')\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 60
+        while len(running(mark)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(running(mark)) >= 4  # two jails, each with bubblewrap and a worker
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert none_left(mark) == []
+
+
+def test_verdicts_do_not_depend_on_load() -> None:
+    jobs = [
+        GOOD,
+        Job("def f(x):\n    while True: pass", "assert f(1) == 2", "f"),
+        Job("def f(x):\n    sum(range(3_000_000)); return x + 1", "assert f(1) == 2", "f"),
+        Job("import time\ndef f(x): time.sleep(600)", "assert f(1) == 2", "f"),
+    ]
+    sandbox = Sandbox("bwrap", Limits(cpu_seconds=1, wall_seconds=2))
+    idle = [(v.status, v.limit) for v in sandbox.judge_many(jobs)]
+    burners = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(6)]
+    try:
+        loaded = [(v.status, v.limit) for v in sandbox.judge_many(jobs, workers=4)]
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert idle == loaded == [("passed", None), ("timeout", "cpu"), ("passed", None), ("timeout", "wall")]
+
+
+def test_a_candidate_cannot_abort_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attack may look like a broken machine: that would stop the scoring of everything else."""
+    noise = [
+        Job(f"import os\nos.write(2, b'bwrap: No permissions\\n')\nos._exit({code})", "assert f(1) == 2", "f")
+        for code in (1, 127, 137, 255)
+    ]
+    try:
+        statuses = {v.status for v in Sandbox("bwrap").judge_many(noise)}
+    except SandboxUnavailable as error:
+        pytest.fail(str(error))
+    assert statuses <= {"failed", "memory"}

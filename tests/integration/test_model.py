@@ -1,0 +1,343 @@
+"""`--model t2` through lm-eval itself: a tiny model in every combination, the real default model where it is in the cache."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lm_eval
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from t2.harness.errors import T2Error
+from t2.harness.fetch import cache_dir
+from t2.harness.fetch.model import model_folder, problem
+from t2.harness.model import T2LM
+
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+
+CACHE = cache_dir()  # the user's, read before `world` puts up its own
+WORDS = [
+    "What is seven plus nine?",
+    "Name a colour of the sky.",
+    "Write a loop.",
+    "Is water wet?",
+    "Count to three.",
+    "How many legs has a dog?",
+]
+GENERATE = """
+task: tiny_generate
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "Question: {{{{q}}}}\\nAnswer:"
+doc_to_target: "{{{{a}}}}"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 6, do_sample: false}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+filter_list:
+  - {{name: one, filter: [{{function: take_first}}]}}
+  - {{name: two, filter: [{{function: take_first}}]}}
+"""
+CHOOSE = """
+task: tiny_choose
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+fewshot_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_target: 0
+doc_to_choice: ["yes", "no", "perhaps"]
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A model, its experts, two tasks over six questions; the caches are this module's own."""
+    root = tmp_path_factory.mktemp("world")
+    before = dict(os.environ)
+    os.environ |= {"T2_CACHE": str(root / "cache"), "HF_DATASETS_CACHE": str(root / "datasets")}
+    base = tiny.save(root / "tiny-model")
+    tiny.save_experts(root / "experts", base)
+    data = root / "docs.jsonl"
+    data.write_text("".join(json.dumps({"q": q, "a": "16"}) + "\n" for q in WORDS))
+    (root / "tasks").mkdir()
+    for name, text in (("generate", GENERATE), ("choose", CHOOSE)):
+        (root / "tasks" / f"{name}.yaml").write_text(text.format(data=data))
+    tasks = str(root / "tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # seconds of `pip list` and the like in every run
+        yield SimpleNamespace(
+            root=root,
+            base=str(base),
+            experts=str(root / "experts"),
+            tasks=tasks,
+            manager=TaskManager(include_path=tasks, include_defaults=False),
+        )
+    os.environ.clear()
+    os.environ |= before
+
+
+def questions(texts=tuple(WORDS), kind="generate_until", tokens=8, until="\n"):
+    if kind == "generate_until":
+        return [
+            Instance(kind, {}, (t, {"until": [until], "max_gen_toks": tokens, "do_sample": False}), 0, ("t", i, 1))
+            for i, t in enumerate(texts)
+        ]
+    return [Instance(kind, {}, (t, c), 0, ("t", i, 1)) for i, t in enumerate(texts) for c in (" yes", " no way")]
+
+
+def load(world, strategy="prompt", **args):
+    return T2LM(world.base, strategy=strategy, experts=world.experts, batch_size=args.pop("batch_size", 4), **args)
+
+
+def evaluate(world, **options):
+    args = {"pretrained": world.base, "experts": world.experts} | options.pop("args", {})
+    return lm_eval.simple_evaluate(
+        model=options.pop("model", "t2"),
+        model_args=args,
+        tasks=options.pop("tasks", ["tiny_generate", "tiny_choose"]),
+        task_manager=world.manager,
+        batch_size=4,
+        bootstrap_iters=0,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_base_equals_hf(world, kind):
+    requests = questions(kind=kind)
+    expected = getattr(HFLM(world.base, device="cpu", batch_size=4), kind)(requests)
+    assert len(set(map(str, expected))) > 2
+    assert getattr(load(world, "base"), kind)(requests) == expected
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_each_prompt_is_answered_by_the_expert_that_was_chosen(world, kind):
+    requests = questions(kind=kind)
+    lm = load(world, batch_size=1)
+    answers = getattr(lm, kind)(requests)
+    chosen = {lm.decisions[r.args[0]].category for r in requests}
+    assert len(chosen) >= 2, chosen  # else this test proves little
+    alone = {c: getattr(load(world, "base" if c == "others" else f"expert:{c}", batch_size=1), kind)(requests) for c in chosen}
+    assert len({str(a) for a in alone.values()}) == len(chosen)  # the experts do answer differently
+    assert answers == [alone[lm.decisions[r.args[0]].category][i] for i, r in enumerate(requests)]
+    assert getattr(lm, kind)(requests) == answers
+    assert lm.bank.current.is_base
+
+
+def test_a_mixture_equals_its_weights_merged_by_peft(world):
+    requests = questions()
+    merged = HFLM(world.base, peft=f"{world.experts}/math", device="cpu", batch_size=4).generate_until(requests)
+    assert load(world, "expert:math").generate_until(requests) == merged
+    assert load(world, "mix:math=1").generate_until(requests) == merged != load(world, "mix:math=0.5+code=0.5").generate_until(requests)
+
+
+def test_results_and_samples_tell_the_mixture(world):
+    found = evaluate(world, log_samples=True)
+    facts = found["t2"]
+    assert {k: facts[k] for k in ("schema", "strategy", "dispatch", "calibrate")} == {
+        "schema": 1,
+        "strategy": "prompt",
+        "dispatch": "score",
+        "calibrate": True,
+    }
+    assert facts["sandbox"] in (None, "bwrap")  # what this process has used so far: other tests may have run code before
+    assert sorted(facts["experts"]) == ["code", "math", "reasoning"] and all(len(sha) == 64 for sha in facts["experts"].values())
+    assert len(facts["base"]) == 16 and found["config"]["strategy"] == "prompt"
+    assert sorted(facts["passes"]) == ["tiny_choose", "tiny_generate"]
+    for task, requests in (("tiny_generate", 6), ("tiny_choose", 18)):
+        cost, samples = facts["passes"][task], found["samples"][task]
+        assert cost["pass1"]["prompts"] == 6 and cost["pass2"]["prompts"] == requests and cost["pass1"]["seconds"] > 0
+        told = {s["doc_id"]: s["t2"]["mixture"] for s in samples}
+        counts = {m: list(told.values()).count(m) for m in set(told.values())}
+        assert cost["chosen"] == counts and sum(counts.values()) == 6
+        assert all(s["t2"]["category"] in ("code", "math", "reasoning", "others") and len(s["t2"]["scores"]) == 4 for s in samples)
+    assert len(found["samples"]["tiny_generate"]) == 12  # once per filter
+    assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit": 2},
+        {"samples": {"tiny_generate": [1, 4], "tiny_choose": [0, 5]}},
+        {"apply_chat_template": True, "limit": 2},
+        {"apply_chat_template": True, "num_fewshot": 2, "fewshot_as_multiturn": True, "limit": 2, "system_instruction": "Think."},
+        {"num_fewshot": 2, "limit": 2},
+        {"log_samples": False, "limit": 2},
+        {"args": {"dispatch": "generate"}, "limit": 2},
+        {"args": {"strategy": "mix:math=0.5+code=0.5"}, "limit": 2},
+    ],
+    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix"],
+)
+def test_lm_evals_options_work(world, options):
+    found = evaluate(world, **options)
+    fixed = "strategy" in options.get("args", {})
+    for task, requests in (("tiny_generate", 2), ("tiny_choose", 6)):
+        cost = found["t2"]["passes"][task]
+        assert cost["pass2"]["prompts"] == requests and cost["pass1"]["prompts"] == (0 if fixed else 2)
+        assert found["n-samples"][task]["effective"] == 2
+        if options.get("log_samples", True):
+            assert all(s["t2"]["mixture"] for s in found["samples"][task])
+        else:
+            assert "samples" not in found
+    if "chat" in str(options):  # the whole template never reaches pass 1
+        assert cost["pass1"]["tokens_in"] < 300
+
+
+def test_automatic_batch_size(world):
+    lm = load(world, batch_size="auto", max_length=1200, max_batch_size=2)
+    assert lm.generate_until(questions()) == load(world, max_length=1200, batch_size=2).generate_until(questions())
+    assert len(lm.loglikelihood(questions(kind="loglikelihood"))) == 12
+
+
+def test_a_second_evaluation_starts_from_zero(world):
+    lm = load(world)
+    runs = [evaluate(world, model=lm, limit=2) for _ in range(2)]
+    for task in runs[0]["t2"]["passes"]:
+        one, two = (r["t2"]["passes"][task] for r in runs)
+        assert one["chosen"] == two["chosen"] and one["pass1"]["prompts"] == two["pass1"]["prompts"] == 2
+
+
+def test_other_models_results_are_left_alone(world):
+    load(world, "base")
+    hf = HFLM(world.base, device="cpu", batch_size=4)
+    found = evaluate(world, model=hf, limit=1)
+    assert "t2" not in found and all("t2" not in s for s in found["samples"]["tiny_generate"])
+
+
+def test_one_cache_file_serves_every_strategy_without_mixing(world, tmp_path):
+    cache = str(tmp_path / "answers")
+
+    def answers(**args):
+        found = evaluate(world, args=args, use_cache=cache, tasks=["tiny_generate"])
+        return [s["resps"] for s in found["samples"]["tiny_generate"]], found
+
+    base, math = answers(strategy="base")[0], answers(strategy="expert:math")[0]
+    prompt, first = answers()
+    assert base != math and prompt not in (base, math)
+    again, second = answers()
+    assert again == prompt and answers(strategy="base")[0] == base and answers(strategy="expert:math")[0] == math
+    assert [s["t2"] for s in second["samples"]["tiny_generate"]] == [s["t2"] for s in first["samples"]["tiny_generate"]]
+    assert second["t2"]["passes"] == {}  # nothing ran
+    other = tiny.save(tmp_path / "other", seed=2)
+    assert answers(pretrained=str(other), strategy="base", experts=None)[0] != base
+
+
+def test_unknown_arguments_strategies_and_experts(world):
+    for args, says in [
+        ({"stratgy": "base"}, "Unknown model argument of t2: 'stratgy' (did you mean 'strategy'?)"),
+        ({"strategy": "promt"}, "Did you mean 'prompt'"),
+        ({"dispatch": "scores"}, "Did you mean 'score'"),
+        ({"strategy": "expert:mth"}, "Did you mean 'math'"),
+        ({"strategy": "mix:math=0.5+cod=0.5"}, "Did you mean 'code'"),
+        ({"calibrate": "perhaps"}, "must be true or false"),
+        ({"experts": world.tasks}, "No expert in"),
+        ({"strategy": "expert:math", "peft": "x"}, "peft cannot be combined"),
+        ({"max_length": 500}, "leaves no room"),
+    ]:
+        with pytest.raises(T2Error) as caught:
+            evaluate(world, args=args)
+        assert says in str(caught.value)
+
+
+def test_experts_of_another_base_are_refused(world, tmp_path):
+    other = tiny.save(tmp_path / "other", seed=2)
+    with pytest.raises(T2Error, match="fingerprint"):
+        T2LM(str(other), experts=world.experts)
+
+
+def test_a_model_without_experts_acts_as_the_base_and_says_so(world, caplog):
+    with caplog.at_level("WARNING", logger="t2"):
+        lm = T2LM(world.base, batch_size=4)
+        answers = lm.generate_until(questions())
+    assert answers == load(world, "base").generate_until(questions())
+    assert [r.getMessage() for r in caplog.records].count(caplog.messages[0]) == 1 and "No expert fits" in caplog.messages[0]
+    assert str(lm.strategy) == "base"
+
+
+def test_more_experts_are_more_categories(world, tmp_path):
+    tiny.save_expert(tmp_path / "law", 9, Path(world.base), description="Questions about contracts.")
+    lm = T2LM(world.base, experts={"law": tmp_path / "law", "math": f"{world.experts}/math"}, batch_size=4)
+    lm.generate_until(questions())
+    assert set(next(iter(lm.decisions.values())).scores) == {"math", "law", "others"}
+
+
+def test_a_run_of_the_default_model_is_named_after_it(world):
+    from lm_eval.loggers import EvaluationTracker
+
+    load(world, "base")
+    names = []
+    for source, args in (("t2", {}), ("t2", ""), ("t2", {"strategy": "base"}), ("t2", {"pretrained": "a/b"}), ("hf", {})):
+        tracker = EvaluationTracker().general_config_tracker
+        tracker.log_experiment_args(
+            model_source=source, model_args=args, system_instruction=None, chat_template=None, fewshot_as_multiturn=False
+        )
+        names.append(tracker.model_name)
+    assert names[:4] == [model_folder().name] * 3 + ["a/b"] and names[4] != model_folder().name
+
+
+def run_cli(world, *args, out):
+    command = [sys.executable, "-m", "lm_eval", "--model", "t2", "--tasks", "tiny_generate,tiny_choose", "--include_path", world.tasks]
+    return subprocess.run([*command, "--output_path", str(out), "--log_samples", *args], capture_output=True, text=True, timeout=400)
+
+
+def test_the_command_line_writes_it_all(world, tmp_path):
+    mix = "mix:math=0.5+code=0.5"
+    done = run_cli(world, "--limit", "3", "--model_args", f"pretrained={world.base},experts={world.experts},strategy={mix}", out=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,) = tmp_path.rglob("results_*.json")
+    facts = json.loads(results.read_text())["t2"]
+    assert facts["strategy"] == "mix:code=0.5+math=0.5" and facts["passes"]["tiny_choose"]["chosen"] == {"code=0.5+math=0.5": 3}
+    assert facts["passes"]["tiny_generate"]["pass2"]["prompts"] == 3
+    lines = [json.loads(line) for path in tmp_path.rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
+    assert len(lines) == 9 and all(line["t2"] == {"mixture": "code=0.5+math=0.5"} for line in lines)
+
+
+def test_the_command_line_ends_a_users_error_without_a_traceback(world, tmp_path):
+    done = run_cli(world, "--model_args", f"pretrained={world.base},experts={world.experts},stratgy=base", out=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("t2: Unknown model argument of t2: 'stratgy' (did you mean 'strategy'?)")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+@pytest.fixture
+def real(monkeypatch):
+    monkeypatch.setenv("T2_CACHE", str(CACHE))
+    if problem(model_folder()):
+        pytest.skip("the default model is not in the cache: run t2 fetch")
+    return str(model_folder())
+
+
+def test_base_equals_hf_on_the_default_model(real):
+    asked = questions([f"Question: {q}\nAnswer:" for q in WORDS], tokens=12, until="Question:")
+    expected = HFLM(real, device="cpu", batch_size=3).generate_until(asked)
+    lm = T2LM(strategy="base", batch_size=3, device="cpu")
+    assert lm.generate_until(asked) == expected and sum(map(bool, expected)) >= 4 and lm.pretrained == real
+    assert lm.costs.task("t")["pass2"]["tokens_out"] > 6
+
+
+def test_shared_beginning_equals_a_full_forward_pass_on_the_default_model(real):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from t2.adapters.dispatch import Dispatcher
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(real, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(real)
+    texts = ["Question: What is 12 times 7?\nAnswer:", "Write a Python function that adds two numbers.", "Why is the sky blue?"]
+    found = [
+        torch.tensor(
+            [list(d.scores.values()) for d in Dispatcher(model, tokenizer, dict.fromkeys(("code", "math")), share=share).decide(texts)]
+        )
+        for share in (True, False)
+    ]
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
+    assert found[0].std(0).max() > 0.01

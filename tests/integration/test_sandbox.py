@@ -1,0 +1,296 @@
+"""The sandbox judges right programs right: the values that cross, the names that tests take, limits, and machines where it cannot work."""
+
+import math
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from t2.harness.errors import T2Error
+from t2.harness.sandbox import Job, Limits, Sandbox, SandboxUnavailable, UnusableTests, Verdict, active_kind, core
+
+FAST = Limits(cpu_seconds=2, wall_seconds=10)
+
+# (what the program returns, an assert that only the true value meets)
+VALUES = [
+    ("None", "assert f() is None"),
+    ("True", "assert f() is True"),
+    ("1", "assert f() == 1 and type(f()) is int"),
+    ("-(7 ** 5000)", "assert f() == -(7 ** 5000)"),
+    ("0.1 + 0.2", "assert f() == 0.30000000000000004"),
+    ("-0.0", "import math\nassert math.copysign(1, f()) == -1"),
+    ("float('nan')", "import math\nassert math.isnan(f()) and f() != f()"),
+    ("float('inf'), float('-inf')", "import math\nassert f() == (math.inf, -math.inf)"),
+    ("complex(1, -2)", "assert f() == 1 - 2j"),
+    ("'a\\0b\\ud800\\U0001f600'", "assert f() == 'a\\0b\\ud800\\U0001f600'"),
+    ("b'\\xff\\0'", "assert f() == b'\\xff\\0' and type(f()) is bytes"),
+    ("bytearray(b'x')", "assert f() == bytearray(b'x')"),
+    ("[1, (2, [3]), {4}]", "assert f() == [1, (2, [3]), {4}] and type(f()[1]) is tuple"),
+    ("{(1, 2): {'k': None}, None: []}", "assert f() == {(1, 2): {'k': None}, None: []}"),
+    ("dict(b=1, a=2)", "assert list(f()) == ['b', 'a']"),
+    ("frozenset({1, frozenset()})", "assert f() == frozenset({1, frozenset()})"),
+    ("range(3, 9, 2)", "assert f() == range(3, 9, 2)"),
+    ("{'a': 1}.keys()", "assert f() == {'a'}"),
+    ("{'a': 1}.items()", "assert sorted(f()) == [('a', 1)]"),
+    ("(i * i for i in range(4))", "assert list(f()) == [0, 1, 4, 9]"),
+    ("map(str, [1, 2])", "assert [x for x in f()] == ['1', '2']"),
+    ("__import__('collections').Counter('aab')", "assert f() == {'a': 2, 'b': 1} and f()['z'] == 0"),
+    ("__import__('collections').OrderedDict(a=1)", "assert f() == {'a': 1}"),
+    ("__import__('collections').deque([1, 2], 5)", "assert f()[0] == 1 and list(f()) == [1, 2]"),
+    ("__import__('collections').namedtuple('P', 'x y')(1, 2)", "assert f() == (1, 2)"),
+    ("__import__('decimal').Decimal('1.10')", "from decimal import Decimal\nassert str(f()) == '1.10' and f() == Decimal('1.1')"),
+    ("__import__('fractions').Fraction(1, 3)", "from fractions import Fraction\nassert f() == Fraction(1, 3)"),
+    ("__import__('datetime').datetime(2020, 2, 29, 1, 2, 3)", "import datetime\nassert f() == datetime.datetime(2020, 2, 29, 1, 2, 3)"),
+    ("__import__('array').array('i', [1, 2])", "import array\nassert f() == array.array('i', [1, 2])"),
+    ("int", "assert f() is int"),
+]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    made = Sandbox("bwrap", FAST)
+    made.check()
+    return made
+
+
+def test_values_cross_exactly(sandbox: Sandbox) -> None:
+    verdicts = sandbox.judge_many([Job(f"def f(): return {value}", tests, "f") for value, tests in VALUES])
+    assert [f"{value}: {v}" for (value, _), v in zip(VALUES, verdicts, strict=True) if not v.passed] == []
+
+
+def test_arguments_cross_exactly_and_changes_in_place_come_back(sandbox: Sandbox) -> None:
+    code = """
+def same(*a, **k): return a, k
+def grow(xs, d, s): xs.append(xs.pop(0)); d['n'] = [1]; s.clear()
+def nested(x): x[0].append(9)
+"""
+    tests = """
+values = [None, True, 3 ** 900, 1.5, float("inf"), 2j, "\\ud800", b"\\xff", (1, [2]), {1: {2}}, frozenset(), range(3), int, [[]]]
+assert same(*values, key=values) == (tuple(values), {"key": values})
+xs, d, s, x = [1, 2], {}, {1}, [[]]
+assert grow(xs, d, s) is None
+assert (xs, d, s) == ([2, 1], {"n": [1]}, set())
+nested(x)
+assert x == [[9]]
+"""
+    assert sandbox.judge(code, tests, entry_point=["same", "grow", "nested"]).passed
+
+
+def test_objects_of_the_program_can_be_made_read_changed_and_passed_back(sandbox: Sandbox) -> None:
+    code = """
+class Node:
+    def __init__(self, value): self.value, self.left = value, None
+    def depth(self): return 1 + (self.left.depth() if self.left else 0)
+def depth(node): return node.depth() if node else 0
+def chain(pairs): return [p.value for p in pairs]
+"""
+    tests = """
+root = Node(1)
+root.left = Node(2)
+root.left.left = Node(3)
+assert depth(root) == 3 and root.left.value == 2 and root.depth() == 3
+assert chain([root, root.left]) == [1, 2]
+assert root.left == root.left and root != root.left and root.left.left.left is None
+"""
+    assert sandbox.judge(code, tests, entry_point=["depth", "chain"]).passed
+
+
+def test_exceptions_of_the_program_reach_the_tests_as_builtins(sandbox: Sandbox) -> None:
+    code = "class Own(Exception): pass\ndef f(x):\n    raise {0: ValueError('v'), 1: KeyError('k'), 2: Own('o')}[x]"
+    tests = """
+def raised(x):
+    try: f(x)
+    except Exception as error: return type(error).__name__, str(error)
+assert raised(0) == ("ValueError", "v")
+assert raised(1)[0] == "KeyError"
+assert raised(2) == ("RemoteError", "Own: o")
+"""
+    assert sandbox.judge(code, tests, entry_point="f").passed
+
+
+@pytest.mark.parametrize(
+    ("code", "tests", "entry", "status"),
+    [
+        ("def sum(a, b): return a + b", "assert sum(1, 2) == 3", None, "passed"),  # a builtin's name, found without being told
+        ("def sum(a, b): return a + b", "assert set([sum(1, 2)]) == set([3])", "sum", "passed"),
+        ("import math\ndef f(x): return x / 3", "assert math.isclose(f(1), 0.333333333333)", "f", "passed"),
+        ("def f(x): return x / 3", "assert math.isclose(f(1), 0.333333333333)", "f", "failed"),  # as in one process: math is not imported
+        ("class math:\n def isclose(*a): return True\ndef f(x): return 0", "import math\nassert math.isclose(f(1), 5)", "f", "failed"),
+        ("def f(x): return 1\nif __name__ == '__main__': 1 / 0", "assert f(0) == 1", "f", "passed"),
+        ("from dataclasses import dataclass\n@dataclass\nclass A:\n x: 'int'\ndef f(x): return A(x).x", "assert f(3) == 3", "f", "passed"),
+        ("import re, json, random, functools, typing, unicodedata\ndef f(x): return x", "assert f('é') == 'é'", "f", "passed"),
+        ("import tempfile\ndef f(x):\n with tempfile.TemporaryFile() as h: return h.write(x)", "assert f(b'abc') == 3", "f", "passed"),
+        (
+            "from concurrent.futures import ThreadPoolExecutor as T\ndef f(x):\n with T(2) as t: return list(t.map(abs, x))",
+            "assert f([-1]) == [1]",
+            "f",
+            "passed",
+        ),
+        ("def f(n): return n and 1 + f(n - 1)", "assert f(900) == 900", "f", "passed"),
+        ("def f(x):\n print('noise' * 9000, flush=True)\n return x", "assert f(1) == 1", "f", "passed"),
+        ("def f(s): return list(set(s))", "assert f('abcde') == f('abcde')", "f", "passed"),
+    ],
+)
+def test_what_right_and_wrong_programs_get(sandbox: Sandbox, code: str, tests: str, entry: str | None, status: str) -> None:
+    verdict = sandbox.judge(code, tests, entry_point=entry)
+    assert verdict.status == status, str(verdict)
+
+
+def test_hash_order_is_the_same_in_every_run(sandbox: Sandbox) -> None:
+    """Else a program that returns a set's order passes or fails by chance."""
+    probe = [Job("def f(): return ''.join(set('abcdefgh'))", f"assert f() == '{first}'", "f") for first in ("x",)]
+    details = {hash_seed_order(sandbox) for _ in range(3)}
+    assert len(details) == 1 and not sandbox.judge_many(probe)[0].passed
+
+
+def hash_seed_order(sandbox: Sandbox) -> str:
+    return sandbox.judge("def f(): return ''.join(set('abcdefgh'))", "assert False, f()", entry_point="f").detail
+
+
+def test_failed_verdict_names_the_assert(sandbox: Sandbox) -> None:
+    verdict = sandbox.judge("def f(x): return x", "assert f(1) == 1\nassert f(2) == 3  # second\nassert f(3) == 3", entry_point="f")
+    assert (verdict.status, verdict.reason, verdict.test) == ("failed", "assertion", 1)
+    assert "f(2) == 3" in verdict.detail
+    assert verdict.as_dict()["status"] == "failed" and 0 <= verdict.seconds < 60
+
+
+def test_text_of_the_program_in_a_detail_is_harmless(sandbox: Sandbox) -> None:
+    verdict = sandbox.judge("def f(x): raise ValueError('\\x1b[2J\\n' + 'x' * 10 ** 6)", "assert f(1)", entry_point="f")
+    assert "\x1b" not in verdict.detail and "\n" not in verdict.detail and len(verdict.detail) < 600
+
+
+def test_a_helper_of_the_prompt_cannot_be_redefined(sandbox: Sandbox) -> None:
+    prompt = "def check_root(x): return x * x == 9\n\ndef root():\n    '''Give x with check_root(x).'''\n"
+    cheat = prompt + "    return 0\n\ndef check_root(x): return True\n"
+    assert sandbox.judge(cheat, "assert check_root(root())", entry_point="root").passed  # what it would do without
+    assert sandbox.judge(cheat, "assert check_root(root())", entry_point="root", helpers=prompt).status == "failed"
+    assert sandbox.judge(prompt + "    return 3", "assert check_root(root())", entry_point="root", helpers=prompt).passed
+
+
+def test_tests_that_stop_early_do_not_pass(sandbox: Sandbox) -> None:
+    for tests in ("import sys\nassert f(1) == 1\nsys.exit(0)\nassert f(1) == 2", "try:\n    assert f(1) == 2\nexcept AssertionError: pass"):
+        assert sandbox.judge("def f(x): return x", tests, entry_point="f").status == "failed"
+
+
+@pytest.mark.parametrize("tests", ["assert f(", "f(1)", "assert True", "", "assert f(lambda: 1) == 1", "assert f(iter([])) == 1"])
+def test_tests_that_cannot_be_judged_are_an_error_not_a_score(sandbox: Sandbox, tests: str) -> None:
+    with pytest.raises(UnusableTests):
+        sandbox.judge("def f(x): return 1", tests, entry_point="f" if "f" in tests else None)
+
+
+def test_many_jobs_keep_their_order_and_report_each(sandbox: Sandbox) -> None:
+    seen: dict[int, Verdict] = {}
+    jobs = [Job(f"def f(): return {i % 3}", f"assert f() == {i % 2}", "f") for i in range(12)]
+    verdicts = sandbox.judge_many(jobs, workers=3, done=lambda i, v: seen.__setitem__(i, v))
+    assert [v.passed for v in verdicts] == [i % 3 == i % 2 for i in range(12)]
+    assert [seen[i] for i in range(12)] == verdicts
+    assert sandbox.judge_many([]) == []
+
+
+def test_no_descriptor_or_thread_leaks(sandbox: Sandbox) -> None:
+    before = (len(os.listdir("/proc/self/fd")), threading.active_count())
+    sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 4 + [Job("import os\nos._exit(1)", "assert f() == 1", "f")] * 2)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_kind_is_recorded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_used", [])
+    assert active_kind() is None
+    sandbox.judge("def f(): return 1", "assert f() == 1", entry_point="f")
+    assert active_kind() == "bwrap"
+    with pytest.warns(UserWarning, match="NOT isolated"):
+        monkeypatch.setattr(core, "_jails", {})
+        assert Sandbox("process", FAST).judge("def f(): return 1", "assert f() == 1", entry_point="f").passed
+    assert active_kind() == "process"
+
+
+@pytest.mark.filterwarnings("ignore:Sandbox kind 'process'")
+def test_process_kind_keeps_its_limits() -> None:
+    jobs = [
+        Job("def f():\n while True: pass", "assert f() == 1", "f"),
+        Job("def f(): return bytearray(1 << 40)", "assert f() == 1", "f"),
+        Job("def f():\n while True: print('x' * 999)", "assert f() == 1", "f"),
+        Job("import os\nos._exit(0)", "assert f() == 1", "f"),
+        Job(
+            "import os\ndef f(): return os.listdir('.'), dict(os.environ).keys() & {'T2_DATA_DIR', 'USER'}",
+            "assert f() == ([], set())",
+            "f",
+        ),
+    ]
+    verdicts = Sandbox("process", Limits(cpu_seconds=1, wall_seconds=5)).judge_many(jobs)
+    assert [v.status for v in verdicts] == ["timeout", "memory", "output_limit", "failed", "passed"]
+
+
+def fake_bwrap(folder: Path, script: str) -> str:
+    path = folder / "bwrap"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    return str(folder)
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_jails", {})
+    monkeypatch.delenv("T2_SANDBOX", raising=False)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_missing_bwrap_names_the_package_and_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxUnavailable, match=r"apt-get install bubblewrap(.|\n)*T2_SANDBOX=process"):
+        Sandbox().judge("def f(): return 1", "assert f() == 1", entry_point="f")
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("script", ["echo 'bwrap: No permissions to create new namespace' >&2; exit 1", "exit 0", "kill -9 $$"])
+def test_forbidden_namespaces_are_an_error_with_bwraps_words(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{fake_bwrap(tmp_path, script)}:{os.environ['PATH']}")
+    with pytest.raises(SandboxUnavailable, match=r"kernel\.unprivileged_userns_clone") as caught:
+        Sandbox().judge("def f(): return 1", "assert f() == 1", entry_point="f")
+    if "permissions" in script:
+        assert "No permissions to create new namespace" in str(caught.value)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_sandbox_that_breaks_later_aborts_instead_of_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Sandbox("bwrap", FAST)
+    sandbox.check()
+    jail = core._jails["bwrap"]
+    monkeypatch.setattr(jail, "bwrap", f"{fake_bwrap(tmp_path, 'echo gone-wrong >&2; exit 3')}/bwrap")
+    with pytest.raises(SandboxUnavailable, match="gone-wrong"):
+        sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 5)
+    monkeypatch.setattr(jail, "bwrap", str(tmp_path / "absent"))
+    with pytest.raises(SandboxUnavailable, match="absent"):
+        sandbox.judge("def f(): return 1", "assert f() == 1", entry_point="f")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_canary_that_passes_wrongly_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_CANARY_BAD", core._CANARY_GOOD)
+    with pytest.raises(SandboxUnavailable, match="self-test: expected failed, got passed"):
+        Sandbox("bwrap").check()
+
+
+def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2_SANDBOX", "bwrp")
+    with pytest.raises(T2Error, match="Did you mean 'bwrap'"):
+        Sandbox()
+    with pytest.raises(T2Error, match="Unknown kind of sandbox 'docker'"):
+        Sandbox("docker")  # type: ignore[arg-type]
+    with pytest.raises(T2Error, match="cpu_seconds=0"):
+        Limits(cpu_seconds=0)
+    assert math.isclose(Limits().wall_seconds, 20)
+
+
+def test_without_ids_of_its_own_the_plain_user_namespace_works(sandbox: Sandbox) -> None:
+    """The form that an ordinary user gets; root can use it as well."""
+    jail = core.Jail("bwrap", own_ids=False)
+    assert core._self_test(jail) is None
+    places = "('/x', '/usr/x', '/dev/x', '/dev/shm/x', '/proc/sys/kernel/core_pattern', '/proc/sysrq-trigger')"
+    code = (
+        f"def f():\n for p in {places}:\n  try: open(p, 'r+' if 'proc' in p else 'w'); return p\n  except OSError: pass\n return 'refused'"
+    )
+    job = Job(code, "assert f() == 'refused', f()", "f")
+    assert str(core.run_job(jail, job, core._plan(job), FAST)) == "passed: 1 of 1 asserts held"

@@ -1,0 +1,139 @@
+"""Tasks on the real data and through lm-eval's command line, as far as data and model are on this machine."""
+
+import itertools
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import t2.tasks
+from t2.harness.fetch import cache_dir
+from t2.harness.fetch.data import locate_local
+from t2.tasks.answers import extract_math, math_correct
+from t2.tasks.math_verifier import _bare, _worker, same_value
+
+OURS = Path(t2.tasks.__file__).parent
+TASKS = [
+    "math_algebra",
+    "math500",
+    "gsm8k",
+    "arc_easy",
+    "arc_challenge",
+    "arc_easy_chat",
+    "arc_challenge_chat",
+    "arc_easy_text",
+    "arc_challenge_text",
+]
+
+
+def rows(dataset: str, split: str = "test") -> list[dict]:
+    found = locate_local(dataset, split)
+    if found is None:
+        pytest.skip(f"needs {dataset}/{split}: run `t2 fetch {dataset}`, or set T2_DATA_DIR")
+    return [json.loads(line) for line in found.data.decode().split("\n") if line]
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "{solution}",
+        "\\boxed{{{answer}}}",
+        "We tried 17.\nThe final answer is ${answer}$. I hope it is correct.",
+        "The answer is {answer}.",
+        "7 + 1\n#### {answer}",
+        "We first find 17, so it must be ${answer}$.",
+    ],
+)
+def test_every_reference_answer_of_math_is_right(phrase: str) -> None:
+    docs = rows("math")
+    assert len(docs) >= 5000
+    wrong = [doc["answer"] for doc in docs if not math_correct(phrase.format(**doc), doc["answer"])]
+    assert wrong == []
+
+
+def test_answers_of_other_problems_are_wrong() -> None:
+    docs = random.Random(0).sample(rows("math"), 150)
+    answers = [doc["answer"] for doc in docs]
+    pairs = [(gold, other) for gold, other in itertools.pairwise(answers) if gold != other]
+    assert len(pairs) > 100
+    assert [pair for pair in pairs if same_value(*pair)] == []
+
+
+@pytest.mark.slow
+def test_every_reference_answer_of_math_is_right_by_value_alone() -> None:
+    """Without the comparison as text: what math-verify itself can do."""
+    golds = sorted({doc["answer"] for doc in rows("math")})
+    assert [gold for gold in golds if not _worker.ask(_bare(gold), _bare(gold.replace("\\dfrac", "\\frac")))] == []
+
+
+@pytest.mark.slow
+def test_shuffled_answers_of_math_are_wrong() -> None:
+    golds = [doc["answer"] for doc in rows("math")]
+    shuffled = random.Random(1).sample(golds, len(golds))
+    equal = {(a, b) for a, b in zip(golds, shuffled, strict=True) if a != b and same_value(a, b)}
+    # Some answers of other problems are the same number, written with another unit or in another order of LaTeX.
+    assert [pair for pair in equal if sorted(re.findall(r"\d", pair[0])) != sorted(re.findall(r"\d", pair[1]))] == []
+    assert len(equal) < 10
+
+
+def test_extraction_of_every_math_solution_is_its_reference_answer() -> None:
+    docs = rows("math")
+    assert [doc["answer"] for doc in docs if extract_math(doc["solution"]) != doc["answer"].strip()] == []
+
+
+def lm_eval(tmp_path: Path, *arguments: str) -> dict:
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--tasks",
+        ",".join(TASKS),
+        "--limit",
+        "2",
+        "--include_path",
+        str(OURS),
+        "--output_path",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=900, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [path] = tmp_path.rglob("results_*.json")
+    return json.loads(path.read_text())
+
+
+def need_test_sets() -> None:
+    for dataset in ("math", "math500", "gsm8k", "arc_easy", "arc_challenge"):
+        rows(dataset)
+
+
+def check(results: dict) -> None:
+    assert set(results["results"]) >= set(TASKS)
+    for name in TASKS:
+        metrics = {key.split(",")[0] for key in results["results"][name]}
+        primary = "math_verify" if name.startswith("math") else "exact_match" if name not in ("arc_easy", "arc_challenge") else "acc"
+        assert primary in metrics
+        assert ("extracted" in metrics) == (primary != "acc")
+        assert results["n-samples"][name]["effective"] == 2
+    assert results["n-shot"]["gsm8k"] == 5
+    assert "used" in results["configs"]["gsm8k"]["fewshot_config"]["samples"][0]
+
+
+def test_command_line_with_the_dummy_model(tmp_path: Path) -> None:
+    need_test_sets()
+    check(lm_eval(tmp_path, "--model", "dummy"))
+
+
+@pytest.mark.slow
+def test_command_line_with_the_default_model(tmp_path: Path) -> None:
+    need_test_sets()
+    model = cache_dir() / "models" / "smollm2-135m-instruct"
+    if not (model / "model.safetensors").exists():
+        pytest.skip("needs the default model: run `t2 fetch`")
+    arguments = f"pretrained={model},dtype=bfloat16"
+    check(lm_eval(tmp_path, "--model", "hf", "--model_args", arguments, "--batch_size", "8", "--gen_kwargs", "max_gen_toks=24"))

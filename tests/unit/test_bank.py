@@ -1,0 +1,237 @@
+"""Experts on disk, mixtures, and switching without drift."""
+
+import copy
+import json
+import random
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from t2.adapters.bank import ExpertBank
+from t2.adapters.errors import AdapterError
+from t2.adapters.experts import CARD, CONFIG, WEIGHTS, find_experts, load_expert, shipped, write_card
+from t2.adapters.mixture import Mixture
+from t2.adapters.svf import PRESETS, SvfConfig, SvfLayer, fingerprint
+
+IDS = torch.arange(14).reshape(2, 7)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2_CACHE", str(tmp_path / "cache"))
+
+
+def tiny(seed=1, hidden=32):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        hidden_size=hidden, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=50
+    )
+    return AutoModelForCausalLM.from_config(config).bfloat16().eval()
+
+
+def make_expert(folder, seed, targets="mlp+attention", form="scale", base=None):
+    config = SvfConfig(target_modules=targets, task_type="CAUSAL_LM", svf_form=form)
+    model = get_peft_model(base or tiny(), config)
+    layers = {n.removeprefix("base_model.model."): m.base_weight() for n, m in model.named_modules() if isinstance(m, SvfLayer)}
+    config.base_fingerprint = fingerprint(layers)
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data += 0.3 * torch.randn(p.shape, generator=generator)
+    model.save_pretrained(folder)
+    write_card(folder, {"name": folder.name, "base_model": "tiny"})
+    return folder
+
+
+@pytest.fixture
+def experts(tmp_path):
+    make_expert(tmp_path / "math", 1)
+    make_expert(tmp_path / "code", 2, targets="all-linear")
+    make_expert(tmp_path / "raw", 3, form="renormalised")
+    return {name: tmp_path / name for name in ("math", "code", "raw")}
+
+
+def test_1000_random_switches_leave_the_base_bit_for_bit(experts):
+    model = tiny()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    pointers = {n: p.data_ptr() for n, p in model.named_parameters()}
+    bank = ExpertBank.load(model, "tiny", experts)
+    rng = random.Random(0)
+    choices = [Mixture.base(), *map(Mixture.single, bank.names), Mixture.parse("math=0.5+code=0.5"), Mixture.parse("raw=0.3+math=0.7")]
+    outputs: dict[Mixture, torch.Tensor] = {}
+    with torch.no_grad():
+        for i in range(1000):
+            mixture = rng.choice(choices)
+            bank.apply(mixture)
+            if i % 50 == 0:
+                now = model(IDS).logits
+                assert torch.equal(outputs.setdefault(mixture, now), now)
+    assert len(outputs) > 3
+    bank.apply(Mixture.base())
+    after = dict(model.named_parameters())
+    assert all(torch.equal(before[n], after[n]) for n in before)
+    assert {n: p.data_ptr() for n, p in after.items()} == pointers
+
+
+@pytest.mark.parametrize("name", ["math", "code", "raw"])
+def test_bank_and_peft_give_the_same_logits(experts, name):
+    model = tiny()
+    bank = ExpertBank.load(model, "tiny", experts)
+    assert bank.apply(Mixture.single(name))
+    assert not bank.apply(Mixture.single(name))
+    peft = PeftModel.from_pretrained(tiny(), experts[name]).eval()
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, peft(IDS).logits)
+        assert not torch.equal(model(IDS).logits, tiny()(IDS).logits)
+
+
+def test_mixture_is_the_linear_combination(experts):
+    bank = ExpertBank.load(tiny().float(), "tiny", {k: experts[k] for k in ("math", "code")})
+    mixture = Mixture.parse("math=0.25+code=0.75")
+    q = "model.layers.0.self_attn.q_proj"
+    z = {name: bank.experts[name].vectors for name in bank.names}
+    assert torch.allclose(bank.scale(mixture, q), 0.25 * z["math"][q] + 0.75 * z["code"][q])
+    o = "model.layers.0.self_attn.o_proj"  # only `code` adapts it: `math` counts as z = 1
+    assert torch.allclose(bank.scale(mixture, o), 0.25 + 0.75 * z["code"][o])
+
+
+def test_unknown_expert_suggests_the_nearest_and_changes_nothing(experts):
+    model = tiny()
+    bank = ExpertBank.load(model, "tiny", experts)
+    bank.apply(Mixture.single("math"))
+    with pytest.raises(AdapterError, match=r"Unknown expert 'maths'\. Did you mean 'math'\?"):
+        bank.apply(Mixture.single("maths"))
+    assert str(bank.current) == "math"
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("math", "math"),
+        ("math=1", "math"),
+        ("math=0.5+code=0.5", "code=0.5+math=0.5"),
+        ("code=0+math=0.5", "math=0.5"),
+        ("a=-1+b=2", "a=-1+b=2"),
+    ],
+)
+def test_mixture_text(text, printed):
+    mixture = Mixture.parse(text)
+    assert str(mixture) == printed
+    assert Mixture.parse(str(mixture)) == mixture
+
+
+@pytest.mark.parametrize("text", ["", "math=", "math=x", "math=nan", "math=inf", "=1", "math=1+math=2", "math=0", "math++code"])
+def test_bad_mixture_text(text):
+    with pytest.raises(AdapterError):
+        Mixture.parse(text)
+
+
+# --- hostile experts
+
+
+def test_another_base_is_refused(experts):
+    with pytest.raises(AdapterError, match=r"'math'.* fingerprint [0-9a-f]{16}, but this model's is [0-9a-f]{16}"):
+        ExpertBank.load(tiny(seed=2), "other", {"math": experts["math"]})
+    with pytest.raises(AdapterError, match=r"whose weight .* takes"):
+        ExpertBank.load(tiny(hidden=64), "wider", {"math": experts["math"]})
+
+
+def test_a_model_without_the_layers_is_refused(experts):
+    with pytest.raises(AdapterError, match="which this model does not have"):
+        ExpertBank.load(torch.nn.Sequential(torch.nn.Linear(4, 4)), "mlp", {"math": experts["math"]})
+
+
+def test_shipped_experts_of_another_base_are_left_out():
+    assert ExpertBank.load(tiny(), "tiny").names == []
+
+
+def damage_truncate(folder):
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / CARD).unlink()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def damage_tamper(folder):
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(bytes(data))
+
+
+def damage_config(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "svf_form": "renormalised"}))
+
+
+def damage_nan(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    next(iter(tensors.values()))[0] = float("nan")
+    save_file(tensors, folder / WEIGHTS)
+    (folder / CARD).unlink()
+
+
+def damage_shape(folder):
+    from safetensors.torch import load_file, save_file
+
+    save_file({k: v.reshape(1, -1) for k, v in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    (folder / CARD).unlink()
+
+
+def damage_type(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "peft_type": "LORA"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncate, "not a whole safetensors file"),
+        (damage_tamper, r"sha256 [0-9a-f]{64}, card says [0-9a-f]{64}"),
+        (damage_config, "not the file that its card describes"),
+        (damage_nan, "NaN or infinite"),
+        (damage_shape, "must be a vector"),
+        (damage_type, "is a 'LORA' adapter"),
+        (lambda f: (f / WEIGHTS).unlink(), "is missing"),
+        (lambda f: (f / CONFIG).unlink(), "does not exist"),
+        (lambda f: (f / CONFIG).write_text("{"), "cannot be read as JSON"),
+        (lambda f: (f / CARD).write_text("[]"), "must hold a JSON object"),
+    ],
+)
+def test_damaged_experts_are_refused_by_name(tmp_path, damage, message):
+    folder = make_expert(tmp_path / "math", 1)
+    load_expert(folder)
+    damage(folder)
+    with pytest.raises(AdapterError, match=message) as error:
+        load_expert(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_find_experts(experts, tmp_path):
+    assert set(find_experts(tmp_path)) == {"math", "code", "raw"}
+    assert set(find_experts(tmp_path / "math")) == {"math"}
+    with pytest.raises(AdapterError, match="No expert in"):
+        find_experts(tmp_path / "cache")
+
+
+def test_presets_name_linear_layers_of_the_tiny_llama():
+    names = {n.rpartition(".")[2] for n, m in tiny().named_modules() if isinstance(m, torch.nn.Linear)}
+    assert {t for preset in PRESETS.values() if not isinstance(preset, str) for t in preset} <= names
+
+
+def test_shipped_experts_are_whole_and_small():
+    for name, path in shipped().items():
+        expert = load_expert(path)
+        assert expert.card["name"] == name
+        assert expert.card["files"]
+        assert expert.parameters < 200_000
+
+
+def test_copies_are_independent(experts):
+    model = tiny()
+    other = copy.deepcopy(model)
+    ExpertBank.load(model, "tiny", experts).apply(Mixture.single("math"))
+    with torch.no_grad():
+        assert torch.equal(other(IDS).logits, tiny()(IDS).logits)

@@ -1,0 +1,85 @@
+"""pass@k: the estimator against enumeration, and the metric against hand counts in the real sandbox."""
+
+import itertools
+
+import pytest
+
+from t2.harness.code_eval import estimate_pass_at_k, judge_predictions, pass_at_k
+from t2.harness.errors import T2Error
+from t2.harness.sandbox import Job, UnusableTests
+from t2.harness.sandbox.codec import MAX_DEPTH, CodecError, decode, encode
+from t2.harness.sandbox.plan import plan_tests
+
+RIGHT, WRONG = "def add(a, b): return a + b", "def add(a, b): return a * b"
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)])
+def test_estimator_is_the_share_of_draws_with_a_right_one(n: int, c: int, k: int) -> None:
+    draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert estimate_pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
+
+
+def test_estimator_is_exact_for_many_samples() -> None:
+    assert estimate_pass_at_k(10_000, 1, 100) == pytest.approx(0.01, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 4), (3, 1, 0), (0, 0, 1)])
+def test_estimator_refuses_what_has_no_meaning(n: int, c: int, k: int) -> None:
+    with pytest.raises(T2Error, match="needs 1 <= k <= n"):
+        estimate_pass_at_k(n, c, k)
+
+
+def test_metric_has_code_evals_shape() -> None:
+    tests = ["assert add(2, 3) == 5", "assert add(1, 1) == 2"]
+    predictions = [[RIGHT, WRONG, WRONG], [RIGHT, RIGHT, "def add(a, b) return"]]
+    assert pass_at_k(tests, predictions, k=[1, 2, 5]) == pytest.approx({"pass@1": (1 / 3 + 2 / 3) / 2, "pass@2": (2 / 3 + 1) / 2})
+    assert pass_at_k(tests[:1], [[WRONG]], k=1) == {"pass@1": 0.0}
+
+
+def test_verdicts_keep_the_shape_of_the_candidates() -> None:
+    jobs = [[Job(RIGHT, "assert add(2, 3) == 5")], [], [Job(WRONG, "assert add(2, 3) == 5"), Job("x = ", "assert add(2, 3) == 5")]]
+    assert [[v.status for v in group] for group in judge_predictions(jobs)] == [["passed"], [], ["failed", "syntax_error"]]
+
+
+def test_metric_refuses_unequal_or_empty_lists_and_bad_tests() -> None:
+    with pytest.raises(T2Error, match="as many predictions as references"):
+        pass_at_k(["assert add(1, 1) == 2"], [])
+    with pytest.raises(T2Error, match="at least one"):
+        pass_at_k([], [])
+    with pytest.raises(UnusableTests, match="do not parse"):
+        pass_at_k(["assert add(1, 1"], [[RIGHT]])
+
+
+def test_plan_tells_straight_asserts_from_others_and_names_from_builtins() -> None:
+    plan = plan_tests(
+        "import math\ndef check(g):\n    assert g(1) == math.pi\n    for i in []:\n        assert poly(i)\ncheck(find)\nassert len([1])", ()
+    )
+    assert plan.required == {0, 2} and plan.asserts == 3
+    assert plan.names == ("find", "poly")
+    assert plan_tests("assert max(sum(1, 2), 3) == 3", ()).names == ("max",)
+    assert plan_tests("assert max(sum(1, 2), 3) == 3", ("sum",)).names == ("sum",)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [["l"], ["l", 1], ["d", [[["l", []], 1]]], ["s", [["l", []]]], ["i", "x"], ["i", 3], ["b", "zz"], ["h", "1"], ["h", 10**9],
+     ["ty", "eval"], ["r", "a"], ["c", "a", 1], ["x"], ["x", "os", "system", "true"], ["x", "collections", "Counter", 5],
+     ["x", "decimal", "Decimal", "no"], ["?"], [], {}, {"a": 1}, [["l"]]],
+    ids=repr,
+)  # fmt: skip
+def test_nothing_but_the_encoding_is_decoded(node: object) -> None:
+    with pytest.raises(CodecError):
+        decode(node, [].__getitem__)
+
+
+def test_depth_and_size_are_bounded() -> None:
+    deep: list[object] = []
+    for _ in range(MAX_DEPTH + 20):
+        deep = [deep]
+    with pytest.raises(CodecError, match="deeper"):
+        encode(deep, lambda v: 0)
+    node: list[object] = ["l", []]
+    for _ in range(MAX_DEPTH + 20):
+        node = ["l", [node]]
+    with pytest.raises(CodecError, match="deep"):
+        decode(node, lambda n: None)

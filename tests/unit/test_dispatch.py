@@ -1,0 +1,222 @@
+"""Pass 1: what is asked and read, and scores that do not depend on batching, padding or the shared beginning."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from t2.adapters.dispatch import MAX_QUESTION, Decision, Dispatcher
+from t2.adapters.dispatch_prompt import LEAD_IN, categories, instruction, parse_reply
+from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, shorten
+from t2.adapters.errors import AdapterError
+from t2.adapters.mixture import Mixture
+
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+
+EXPERTS = dict.fromkeys(("reasoning", "math", "code"))
+NAMES = ["code", "math", "reasoning", "others"]
+QUESTIONS = [
+    "What is 3 + 4?",
+    "Write a function that reverses a list." * 6,
+    "x",
+    "",
+    "Which of these is a mammal: whale, trout, eagle?\nAnswer:",
+    "¿Cuántas patas tiene un perro? 狗有几条腿",
+]
+LLAMA3 = (
+    "<|im_start|>{% for m in messages %}<|head|>{{ m['role'] }}<|/head|>\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
+)
+MISTRAL = (
+    "<|im_start|>{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% elif m['role'] == 'user' %}"
+    "[INST] {{ m['content'] }}[/INST]{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.mark.parametrize(
+    ("reply", "category"),
+    [
+        (r"Classification: \boxed{math}", "math"),
+        (r"\boxed{Math}", "math"),
+        (r"\boxed{ 'code' }", "code"),
+        (r"\boxed{\text{reasoning}}", "reasoning"),
+        (r"\\boxed {**Others**}", "others"),
+        (r"\boxed{2. Math}", "math"),
+        (r"\boxed{code} no, rather \boxed{math}.", "math"),
+        (r"\boxed{the category is \textbf{code}}", "code"),
+        (r"\boxed{math", "math"),
+        (r"\boxed{code or math}", None),
+        (r"\boxed{mathematics}", None),
+        (r"\boxed{}", None),
+        (r"\boxed{category}", None),
+        ("math", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_is_read_tolerantly_and_nothing_else(reply, category):
+    assert parse_reply(reply, NAMES) == category
+
+
+def test_categories_follow_the_experts_that_are_there():
+    assert [c.name for c in categories(EXPERTS)] == NAMES
+    assert [c.name for c in categories({"math": None})] == ["math", "others"]
+    law = SimpleNamespace(card={"description": "Questions about\n contracts."})
+    found = categories({"law": law, "code": None, "plain_chat": None})
+    assert [c.name for c in found] == ["code", "law", "plain_chat", "others"]
+    assert found[1].description == "Questions about contracts."
+    text = instruction(found)
+    assert "one of four categories: 'code', 'law', 'plain_chat' or 'others'" in text and "2. Law: Questions about contracts." in text
+    assert "Questions about plain chat." in text and "math" not in text.lower().replace("mathematical", "")
+
+
+def test_others_means_the_base_weights():
+    assert Decision("others", 1).mixture == Mixture.base()
+    assert Decision("math", 1).mixture == Mixture.single("math")
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, LLAMA3, MISTRAL], ids=["chatml", "llama3", "mistral"])
+def test_the_question_is_the_last_user_turn(template):
+    tokenizer = tiny.tokenizer(template)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|head|>", "<|/head|>", "<|eot|>"]})
+    frame = ChatFrame(tokenizer)
+
+    def say(*turns):
+        return tokenizer.apply_chat_template(
+            [{"role": r, "content": c} for r, c in turns], tokenize=False, add_generation_prompt=turns[-1][0] == "user"
+        )
+
+    asked = "What is 2 + 2?\nAnswer:"
+    assert frame.question(say(("user", asked))) == asked
+    assert frame.question(say(("user", "1 + 1?"), ("assistant", "2"), ("user", asked))) == asked
+    assert frame.question(say(("user", asked)) + "The answer is") == asked  # a reply that has been begun for the model
+    if template != MISTRAL:
+        assert frame.question(say(("system", "Do sums."), ("user", asked))) == asked
+    assert frame.question("Q: 1\nA: 1\n\nQ: 2\nA:") == "Q: 1\nA: 1\n\nQ: 2\nA:"  # no template: all of it, few-shot examples too
+    assert frame.question("a<|im_end|>b") == "a b"
+
+
+def test_the_prompt_goes_into_the_template_or_stands_alone():
+    options = categories(EXPERTS)
+    before, after = adaptation_prompt(tiny.tokenizer(), options)
+    assert before.startswith("<|im_start|>system\nAnalyze the given question") and before.endswith("<|im_start|>user\n")
+    assert after == "<|im_end|>\n<|im_start|>assistant\n"
+    before, after = adaptation_prompt(tiny.tokenizer(MISTRAL), options)
+    assert before.startswith("<|im_start|>[INST] Analyze") and before.endswith("Question:\n") and after == "[/INST]"
+    before, after = adaptation_prompt(tiny.tokenizer(None), options)
+    assert before.startswith("Analyze") and before.endswith("Question:\n") and after == "\n\n"
+
+
+def test_long_questions_keep_their_start_and_more_of_their_end():
+    assert shorten(range(5), 8) == [0, 1, 2, 3, 4]
+    assert shorten(range(100), 8) == [0, 1, 94, 95, 96, 97, 98, 99]
+    assert shorten(range(8), 8) == list(range(8))
+
+
+def plain_scores(model, tokenizer, question):
+    """The same scores the slow way: one text and one name at a time, no cache, no padding."""
+    before, after = adaptation_prompt(tokenizer, categories(EXPERTS))
+    start = tokenizer.encode(before + question + after + LEAD_IN, add_special_tokens=False)
+    scores = []
+    for name in NAMES:
+        ids = torch.tensor([start + tokenizer.encode(name + "}", add_special_tokens=False)])
+        with torch.inference_mode():
+            logs = model(input_ids=ids).logits.float().log_softmax(-1)
+        scores.append(sum(logs[0, i - 1, ids[0, i]] for i in range(len(start), ids.shape[1])))
+    return torch.stack(scores)
+
+
+def test_scores_equal_a_plain_forward_pass(model):
+    tokenizer = tiny.tokenizer()
+    expected = torch.stack([plain_scores(model, tokenizer, q) for q in QUESTIONS])
+    assert (expected[0] - expected[1]).abs().max() > 0.05  # the question does matter to this model
+    for share in (True, False):
+        chooser = Dispatcher(model, tokenizer, EXPERTS, calibrate=False, max_length=4096, share=share)
+        for size in (1, 4, 16):
+            found = chooser.decide(QUESTIONS, size)
+            got = torch.tensor([[d.scores[n] for n in NAMES] for d in found]).log()
+            torch.testing.assert_close(got, expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
+            assert [d.category for d in found] == [NAMES[int(row.argmax())] for row in expected]
+
+
+def test_calibration_divides_by_what_empty_questions_get(model):
+    tokenizer = tiny.tokenizer()
+    bias = torch.stack([plain_scores(model, tokenizer, q).softmax(-1) for q in ("N/A", "", "[MASK]")]).mean(0).log()
+    expected = (torch.stack([plain_scores(model, tokenizer, q) for q in QUESTIONS]) - bias).softmax(-1)
+    found = Dispatcher(model, tokenizer, EXPERTS, max_length=4096).decide(QUESTIONS)
+    torch.testing.assert_close(torch.tensor([[d.scores[n] for n in NAMES] for d in found]), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_replies_do_not_depend_on_sharing_or_batching(model):
+    tokenizer = tiny.tokenizer()
+    runs = [
+        [d.reply for d in Dispatcher(model, tokenizer, EXPERTS, "generate", max_length=4096, share=share).decide(QUESTIONS[:4], size)]
+        for share, size in ((True, 3), (False, 1))
+    ]
+    assert runs[0] == runs[1] and len(set(runs[0])) > 1
+
+
+def test_unreadable_replies_count_as_others(model):
+    chooser = Dispatcher(model, tiny.tokenizer(), EXPERTS, "generate", max_length=4096)
+    found = chooser.decide(QUESTIONS[:2])
+    assert [(d.category, d.readable) for d in found] == [("others", False)] * 2
+    assert chooser.unreadable == 2 and found[0].tokens_out > 0 and found[0].scores is None
+
+
+def test_a_readable_reply_is_followed_and_ends_with_its_box(model, monkeypatch):
+    tokenizer = tiny.tokenizer()
+    said = tokenizer.encode("So: \\boxed{math} and so on and on", add_special_tokens=False)
+
+    def forward(*args, position_ids=None, input_ids=None, past_key_values=None, **kwargs):
+        out = type(model).forward(model, *args, position_ids=position_ids, input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        step = past_key_values.get_seq_length() - start
+        out.logits = torch.nn.functional.one_hot(torch.tensor(said[step]), out.logits.shape[-1]).expand(out.logits.shape[0], 1, -1) * 1e4
+        return out
+
+    chooser = Dispatcher(model, tokenizer, EXPERTS, "generate", max_length=4096)
+    start = len(chooser._prefix.ids) + len(QUESTIONS[0]) + len(chooser._after)
+    chooser._prefix.cache(1)
+    monkeypatch.setattr(model, "forward", forward)
+    (found,) = chooser.decide(QUESTIONS[:1])
+    assert (found.category, found.readable, found.reply) == ("math", True, "So: \\boxed{math}")
+
+
+def test_a_question_that_is_too_long_is_cut_to_fit(model):
+    limits = [Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=4096).decide(["y" * 9000])[0].tokens_in]
+    chooser = Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=1500)
+    limits.append(chooser.decide(["y" * 9000])[0].tokens_in)
+    assert limits[0] - len(chooser._after) == MAX_QUESTION
+    assert len(chooser._prefix.ids) + limits[1] + len("reasoning}") == 1500
+    with pytest.raises(AdapterError, match="max_length=900 leaves no room"):
+        Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=900)
+
+
+def test_running_out_of_memory_halves_the_batch(model, monkeypatch):
+    chooser = Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=4096)
+    expected = [d.category for d in chooser.decide(QUESTIONS)]
+    whole, sizes = chooser._prefix.last_logits, []
+
+    def small(rows):
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return whole(rows)
+
+    monkeypatch.setattr(chooser._prefix, "last_logits", small)
+    assert [d.category for d in chooser.decide(QUESTIONS)] == expected
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+
+
+def test_what_cannot_be_dispatched_is_refused(model):
+    with pytest.raises(AdapterError, match="no expert"):
+        Dispatcher(model, tiny.tokenizer(), {})
+    with pytest.raises(AdapterError, match="cannot be called 'others'"):
+        Dispatcher(model, tiny.tokenizer(), {"others": None, "math": None})
+    with pytest.raises(AdapterError, match="Unknown dispatch 'scores'"):
+        Dispatcher(model, tiny.tokenizer(), EXPERTS, "scores")  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""`t2 doctor`: each missing thing with its command, and an exit status to rely on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from t2.harness import doctor
+from t2.harness.doctor import Check
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("T2_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def test_nothing_fetched_names_the_commands(empty, capsys):
+    status = doctor.main()
+    out = capsys.readouterr().out
+    assert status == 1
+    assert "Not ready" in out
+    for command in ("t2 fetch model", "t2 fetch math", "t2 fetch humaneval"):
+        assert f"get it: {command}" in out
+    assert len(out.splitlines()) <= 50
+    assert not (empty / "cache").exists()
+
+
+def test_sections_have_one_state_each_and_a_fix_where_something_is_missing(empty):
+    for check in doctor.checks():
+        assert check.state in ("ok", "missing", "optional")
+        assert check.fix or check.state != "missing", check
+
+
+def test_ready_means_exit_0(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_SECTIONS", (lambda: iter([Check("a", "ok", "fine"), Check("b", "optional", "absent", "get b")]),))
+    assert doctor.main() == 0
+    out = capsys.readouterr().out
+    assert "Ready: lm_eval --model t2 --tasks math,humaneval" in out
+    assert "get it: get b" in out
+
+
+def test_a_check_that_breaks_does_not_hide_the_others(monkeypatch, capsys):
+    def broken():
+        raise RuntimeError("half an installation")
+
+    monkeypatch.setattr(doctor, "_SECTIONS", (broken, lambda: iter([Check("after", "ok", "still here")])))
+    assert doctor.main() == 1
+    out = capsys.readouterr().out
+    assert "RuntimeError: half an installation" in out
+    assert "still here" in out
+
+
+def test_damaged_model_and_malformed_data_are_told(empty, monkeypatch):
+    folder = doctor.model_folder()
+    folder.mkdir(parents=True)
+    (check,) = doctor.model()
+    assert (check.state, check.fix) == ("missing", "t2 fetch model")
+    assert "t2.json is missing" in check.detail
+    (empty / "data/gsm8k").mkdir(parents=True)
+    (empty / "data/gsm8k/train.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n{half\n")
+    monkeypatch.setenv("T2_DATA_DIR", str(empty / "data"))
+    told = [check for check in doctor.checks() if check.name == "data"]
+    assert [check.state for check in told] == ["missing"]
+    assert "gsm8k/train.jsonl, line 2" in told[0].detail
+
+
+def test_missing_or_broken_bwrap(tmp_path):
+    # in a process of its own: a sandbox that has been seen to work is not tried again
+    code = "from t2.harness.doctor import sandbox; (c,) = sandbox(); print(c.state, c.detail)"
+
+    def told():
+        environment = {**os.environ, "PATH": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert told().startswith("missing")
+    assert "apt-get install bubblewrap" in told()
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    assert told().startswith("missing")
+    assert "No permissions" in told()
+
+
+def test_versions_outside_the_range_are_told(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["tqdm<1", "no-such-package-of-ours>=1", "tabulate; extra == 'dev'"])
+    told = {check.name: check for check in doctor.versions()}
+    assert told["tqdm"].state == "missing"
+    assert told["tqdm"].fix == "pip install 'tqdm<1'"
+    assert told["no-such-package-of-ours"].fix == "pip install 'no-such-package-of-ours>=1'"
+    assert "tabulate" not in told

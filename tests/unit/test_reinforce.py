@@ -1,0 +1,91 @@
+"""Equation 1 against a naive computation, one reply at a time."""
+
+import contextlib
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from t2.baselines.reinforce import accumulate_gradient, advantages, passes
+from t2.baselines.rollout import Rollouts
+
+
+def model(seed):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=20
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+PROMPTS = [[5, 6], [7, 8, 9, 10], [11], [12, 13, 14]]
+REPLIES = [[3, 4, 2], [5, 2], [6, 7, 8, 9], [2]]
+
+
+def rollouts():
+    p, t = max(map(len, PROMPTS)), max(map(len, REPLIES))
+    ids = [[0] * (p - len(x)) + x + y + [0] * (t - len(y)) for x, y in zip(PROMPTS, REPLIES, strict=True)]
+    mask = [[0] * (p - len(x)) + [1] * (len(x) + len(y)) + [0] * (t - len(y)) for x, y in zip(PROMPTS, REPLIES, strict=True)]
+    reply = [[1.0] * len(y) + [0.0] * (t - len(y)) for y in REPLIES]
+    return Rollouts(torch.tensor(ids), torch.tensor(mask), torch.tensor(reply), [""] * len(REPLIES))
+
+
+def naive_loss(policy, reference, advantage, kl_coef, temperature):
+    total = 0.0
+    for prompt, reply, a in zip(PROMPTS, REPLIES, advantage, strict=True):
+        ids = torch.tensor([prompt + reply])
+        logp = torch.log_softmax(policy(ids).logits[0, len(prompt) - 1 : -1] / temperature, -1)
+        with torch.no_grad():
+            ref = torch.log_softmax(reference(ids).logits[0, len(prompt) - 1 : -1] / temperature, -1)
+        chosen = sum(logp[i, token] for i, token in enumerate(reply))
+        total = total - a * chosen + kl_coef * (logp.exp() * (logp - ref)).sum()
+    return total / len(PROMPTS)
+
+
+@pytest.mark.parametrize("tokens_per_pass", [1, 12, 10_000])
+@pytest.mark.parametrize(("kl_coef", "temperature"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.7)])
+def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature):
+    policy, reference = model(0), model(1)
+    base = {n: p.detach().clone() for n, p in reference.named_parameters()}
+    own = {n: p.detach().clone() for n, p in policy.named_parameters()}
+
+    @contextlib.contextmanager
+    def as_reference():
+        for n, p in policy.named_parameters():
+            p.data = base[n]
+        yield
+        for n, p in policy.named_parameters():
+            p.data = own[n]
+
+    advantage = torch.tensor([1.0, -1.0, 0.5, -0.25])
+    stats = accumulate_gradient(policy, as_reference, rollouts(), advantage, kl_coef, temperature, tokens_per_pass)
+    got = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    policy.zero_grad()
+    loss = naive_loss(policy, reference, advantage.tolist(), kl_coef, temperature)
+    loss.backward()
+    want = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    assert torch.nn.functional.cosine_similarity(got, want, dim=0) > 0.9999
+    assert torch.allclose(got, want, atol=1e-5)
+    assert stats.loss == pytest.approx(loss.item(), abs=1e-5)
+    assert (stats.kl > 0.01) == (kl_coef > 0)
+
+
+def test_passes_cover_every_reply_once_within_the_budget():
+    r = rollouts()
+    groups = list(passes(r, 12))
+    assert sorted(i for g in groups for i in g.tolist()) == [0, 1, 2, 3]
+    for g in groups:
+        assert len(g) == 1 or len(g) * r.rows(g).mask.sum(1).max() <= 12
+    assert [len(g) for g in passes(r, 1)] == [1, 1, 1, 1]
+
+
+def test_rows_cut_common_padding():
+    part = rollouts().rows(torch.tensor([0, 2]))
+    assert part.ids.tolist() == [[5, 6, 3, 4, 2, 0], [0, 11, 6, 7, 8, 9]]
+    assert part.reply_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_advantages():
+    rewards = torch.tensor([1.0, -1.0, -1.0, -1.0])
+    assert advantages(rewards, "none") is rewards
+    assert advantages(rewards, "batch").tolist() == [1.5, -0.5, -0.5, -0.5]

@@ -1,0 +1,218 @@
+"""The two passes over a host class that answers with the weights in force: order, grouping, restoring, counting, caching, ranks."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM, CachingLM
+
+from t2.adapters.dispatch import Decision
+from t2.adapters.mixture import Mixture
+from t2.harness.strategy import parse_strategy
+from t2.harness.two_pass import TwoPass
+
+
+class Host(LM):
+    """Answers each request with the weights in force and its text; remembers every call."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.calls, self.fail = Mixture.base(), [], False
+
+    def _say(self, kind: str, requests: list[Instance]) -> list[Any]:
+        self.calls.append((kind, str(self.weights), len(requests)))
+        if self.fail:
+            raise KeyboardInterrupt
+        return [f"{self.weights}|{r.args[0]}" for r in requests]
+
+    def generate_until(self, requests, disable_tqdm=False):
+        return self._say("generate_until", requests)
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        return self._say("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        return self._say("loglikelihood_rolling", requests)
+
+
+class Adapting(TwoPass, Host):
+    """Dispatches a context to the category that is its first word."""
+
+    def __init__(self, strategy: str = "prompt", base: str = "b1") -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.base, self.switched = base, 0
+        self.two_pass_setup(parse_strategy(strategy))
+
+    def apply_mixture(self, mixture: Mixture) -> bool:
+        changed = mixture != self.weights
+        self.switched += changed
+        self.weights = mixture
+        return changed
+
+    def dispatch(self, contexts: Sequence[str]) -> list[Decision]:
+        assert self.weights.is_base
+        self.asked += contexts
+        return [Decision(c.split()[0], len(c), scores={c.split()[0]: 1.0}) for c in contexts]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(t) for t in texts]
+
+    def run_facts(self) -> dict[str, Any]:
+        return {"experts": {}, "base": self.base, "dispatch": "score", "calibrate": True}
+
+    def cache_facts(self) -> dict[str, Any]:
+        return {**self.run_facts(), "strategy": str(self.strategy)}
+
+
+def generate(*contexts: str, task: str = "t") -> list[Instance]:
+    return [Instance("generate_until", {}, (c, {"until": ["\n"]}), 0, (task, i, 1)) for i, c in enumerate(contexts)]
+
+
+def score(*pairs: tuple[str, str], task: str = "mc") -> list[Instance]:
+    return [Instance("loglikelihood", {}, pair, i % 2, (task, i // 2, 1)) for i, pair in enumerate(pairs)]
+
+
+def test_answers_come_back_in_order_each_with_its_own_weights():
+    lm = Adapting()
+    contexts = ["math 1", "others 2", "code 3", "math 4", "math 1", "code 5", "others 6"]
+    answers = lm.generate_until(generate(*contexts))
+    assert answers == [f"{'base' if c.startswith('others') else c.split()[0]}|{c}" for c in contexts]
+    assert lm.calls == [("generate_until", "base", 2), ("generate_until", "code", 2), ("generate_until", "math", 3)]
+    assert lm.weights.is_base
+
+
+def test_each_distinct_context_is_dispatched_once_also_over_calls():
+    lm = Adapting()
+    lm.generate_until(generate("math 1", "math 1", "code 2"))
+    lm.loglikelihood(score(("math 1", " a"), ("math 1", " b"), ("code 3", " a"), ("code 3", " b")))
+    assert lm.asked == ["math 1", "code 2", "code 3"]
+    lm.begin_run()
+    lm.generate_until(generate("math 1"))
+    assert lm.asked[3:] == ["math 1"]
+
+
+def test_no_prompt_means_the_base_weights():
+    lm = Adapting()
+    assert lm.loglikelihood(score(("", "math x"), ("math 1", " y"))) == ["base|", "math|math 1"]
+    assert lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("math text",), 0, ("r", 0, 1))]) == ["base|math text"]
+    assert lm.asked == ["math 1"]
+    assert Adapting("expert:code").loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("x",), 0)]) == ["code|x"]
+
+
+@pytest.mark.parametrize(("strategy", "name"), [("base", "base"), ("expert:math", "math"), ("mix:a=0.5+b=0.5", "a=0.5+b=0.5")])
+def test_fixed_strategies_make_one_call_and_no_first_pass(strategy, name):
+    lm = Adapting(strategy)
+    assert lm.generate_until(generate("code 1", "math 2")) == [f"{name}|code 1", f"{name}|math 2"]
+    assert (lm.calls, lm.asked, lm.weights) == ([("generate_until", name, 2)], [], Mixture.base())
+    assert lm.switched == (0 if name == "base" else 2)
+    assert lm.sample_facts([("code 1", {})]) == {"mixture": name}
+
+
+def test_the_base_comes_back_after_an_error():
+    lm = Adapting()
+    lm.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        lm.generate_until(generate("math 1"))
+    assert lm.weights.is_base
+    lm.fail = False
+    assert lm.generate_until(generate("math 1")) == ["math|math 1"]
+
+
+def test_nothing_asked_is_nothing_done():
+    lm = Adapting()
+    assert lm.generate_until([]) == [] and lm.asked == [] and lm.costs.tasks == {}
+
+
+def test_costs_are_kept_per_task_and_pass():
+    lm = Adapting()
+    lm.generate_until(generate("math 1", "code 22", task="a") + generate("math 1", "others 3", task="b"))
+    lm.loglikelihood(score(("code 22", " x"), ("code 22", " yz")))
+    a, b, mc = (lm.costs.task(t) for t in ("a", "b", "mc"))
+    assert {k: a["pass1"][k] for k in ("prompts", "tokens_in", "switches")} == {"prompts": 2, "tokens_in": 13, "switches": 0}
+    assert b["pass1"]["prompts"] == 1  # "math 1" was dispatched for a
+    assert (a["chosen"], b["chosen"], mc["chosen"]) == ({"math": 1, "code": 1}, {"math": 1, "base": 1}, {"code": 1})
+    assert a["pass2"]["prompts"] == 2 and a["pass2"]["tokens_in"] == 13 and a["pass2"]["tokens_out"] == len("math|math 1code|code 22")
+    assert mc["pass2"]["prompts"] == 2 and mc["pass2"]["tokens_in"] == len("code 22 xcode 22 yz") and mc["pass2"]["tokens_out"] == 0
+    assert sum(t[p]["switches"] for t in (a, b, mc) for p in ("pass1", "pass2")) == lm.switched == 5
+    assert mc["pass1"] == {"seconds": 0.0, "prompts": 0, "tokens_in": 0, "tokens_out": 0, "switches": 0}
+    assert all(t["pass2"]["seconds"] > 0 for t in (a, b, mc))
+
+
+def test_samples_say_which_weights_answered():
+    lm = Adapting()
+    lm.loglikelihood(score(("math 1", " a"), ("math 1", " b"), ("math 2", " a"), ("code 2", " a")))
+    assert lm.sample_facts([("math 1", " a"), ("math 1", " b")]) == {"mixture": "math", "category": "math", "scores": {"math": 1.0}}
+    assert lm.sample_facts([("math 2", " a"), ("code 2", " a")])["mixture"] == ["math", "code"]
+    assert lm.sample_facts([("rolling text",)]) == {"mixture": "base"}
+    assert lm.sample_facts([("never seen", {})]) == {"mixture": None}
+
+
+def test_cached_answers_are_kept_apart_and_their_mixtures_are_remembered(tmp_path):
+    path = str(tmp_path / "answers.db")
+    asked = [("math 1", " a"), ("code 2", " b")]
+    first = Adapting()
+    cached = CachingLM(first, path)
+    assert cached.loglikelihood(score(*asked)) == ["math|math 1", "code|code 2"]
+    cached.dbdict.close()
+
+    again = Adapting()
+    cached = CachingLM(again, path)
+    assert cached.loglikelihood(score(*asked)) == ["math|math 1", "code|code 2"]
+    assert (again.calls, again.asked) == ([], [])  # all from the cache
+    assert again.sample_facts(asked[:1]) == {"mixture": "math", "category": "math", "scores": {"math": 1.0}}
+    assert cached.loglikelihood(score(("math 1", " new"))) == ["math|math 1"]
+    assert again.asked == []  # a new continuation of a known context is not dispatched again
+    cached.dbdict.close()
+
+    for other, answer in ((Adapting("base"), "base|math 1"), (Adapting("expert:x"), "x|math 1"), (Adapting(base="b2"), "math|math 1")):
+        cached = CachingLM(other, path)
+        assert cached.loglikelihood(score(asked[0])) == [answer]
+        assert len(other.calls) == 1  # answered, not looked up
+        cached.dbdict.close()
+    cached = CachingLM(Host(), path)  # lm-eval's own table is not touched by ours
+    assert cached.loglikelihood(score(asked[0])) == ["base|math 1"]
+    cached.dbdict.close()
+
+
+RANKS = """
+import os, runpy, sys
+import torch.distributed as dist
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2)
+names = runpy.run_path(sys.argv[1])
+lm = names["Adapting"]()
+lm._rank, lm._world_size = rank, 2
+def gather(obj, dst=0):
+    parts = [None, None] if rank == dst else None
+    dist.gather_object(obj, parts, dst=dst)
+    return parts
+lm.gather_object = gather
+answers = lm.generate_until(names["generate"](*(["math 1", "math 2"] if rank == 0 else ["code 1", "others 2"])))
+facts = lm.end_run()
+if rank == 0:
+    assert facts["passes"]["t"]["chosen"] == {"base": 1, "code": 1, "math": 2}, facts
+    assert facts["passes"]["t"]["pass2"]["prompts"] == 4, facts
+    assert lm.sample_facts([("code 1", {})])["mixture"] == "code"
+else:
+    assert facts is None
+print([c[:2] for c in lm.calls], answers)
+dist.destroy_process_group()
+"""
+
+
+def test_data_parallel_processes_go_through_the_same_mixtures(tmp_path):
+    runs = [
+        subprocess.Popen([sys.executable, "-c", RANKS, __file__, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    out = [run.communicate(timeout=300)[0].strip() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    calls = "[('generate_until', 'base'), ('generate_until', 'code'), ('generate_until', 'math')]"
+    assert out[0] == f"{calls} ['math|math 1', 'math|math 2']"
+    assert out[1] == f"{calls} ['code|code 1', 'base|others 2']"
