@@ -29,6 +29,7 @@ def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         if begin is None or not hasattr(model, "end_run"):
             return evaluate(*args, **options)
         begin()
+        _forget_sandbox()
         results = evaluate(*args, **options)
         facts = model.end_run()  # type: ignore[union-attr]
         if results is not None and facts is not None:
@@ -59,6 +60,12 @@ def _named(log_args: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sandbox() -> str | None:
-    """Return what generated code ran in: the sandbox knows, if a task of this process has loaded it."""
+    """Return what this run's generated code ran in: the sandbox knows, if a task of this process has loaded it."""
     sandbox: Any = sys.modules.get("t2.harness.sandbox")
     return sandbox.active_kind() if sandbox is not None else None
+
+
+def _forget_sandbox() -> None:
+    sandbox: Any = sys.modules.get("t2.harness.sandbox")
+    if sandbox is not None:
+        sandbox.forget_kinds()

@@ -45,8 +45,13 @@ def configured_kind() -> Kind:
 
 
 def active_kind() -> Kind | None:
-    """The weakest kind that has judged in this process, for the results file; None when nothing was judged."""
+    """The weakest kind that has judged since `forget_kinds`, for the results file; None when nothing was judged."""
     return "process" if "process" in _used else _used[0] if _used else None
+
+
+def forget_kinds() -> None:
+    """Start the record of `active_kind` anew: called where a run begins."""
+    _used.clear()
 
 
 class Sandbox:

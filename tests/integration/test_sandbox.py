@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t2.harness.errors import T2Error
-from t2.harness.sandbox import Job, Limits, Sandbox, SandboxUnavailable, UnusableTests, Verdict, active_kind, core
+from t2.harness.sandbox import Job, Limits, Sandbox, SandboxUnavailable, UnusableTests, Verdict, active_kind, core, forget_kinds
 
 FAST = Limits(cpu_seconds=2, wall_seconds=10)
 
@@ -204,6 +204,8 @@ def test_kind_is_recorded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(core, "_jails", {})
         assert Sandbox("process", FAST).judge("def f(): return 1", "assert f() == 1", entry_point="f").passed
     assert active_kind() == "process"
+    forget_kinds()
+    assert active_kind() is None
 
 
 @pytest.mark.filterwarnings("ignore:Sandbox kind 'process'")
