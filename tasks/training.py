@@ -50,6 +50,10 @@ def _gsm8k_answer(doc: Doc) -> str:
     return f"Solve the problem and write only the final number.\n\nProblem: {doc['question']}\n\nAnswer:"
 
 
+def _gsm8k_short(doc: Doc) -> bool:
+    return len(doc["answer"].splitlines()) <= 3  # a line a step, and the one with the final number
+
+
 def _gsm8k_correct(doc: Doc, reply: str) -> bool:
     return gsm8k_correct(reply, doc["answer"])
 
@@ -57,8 +61,8 @@ def _gsm8k_correct(doc: Doc, reply: str) -> bool:
 TASKS: dict[str, TrainTask] = {
     "arc_easy": TrainTask("arc_easy", arc.text_prompt, _each(arc.text_correct), max_new_tokens=24),
     "gsm8k": TrainTask("gsm8k", _gsm8k_steps, _each(_gsm8k_correct), max_new_tokens=256),
-    # for models too small to reason in steps: replies are an order of magnitude cheaper
-    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12),
+    # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
+    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12, keep=_gsm8k_short),
     "mbpp": TrainTask("mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, keep=lambda doc: len(doc["code"]) <= 400),
 }
 

@@ -39,6 +39,23 @@ SCRIPT = textwrap.dedent(
     raise SystemExit(main(sys.argv[1], sys.argv[2:]))
     """
 )
+# put before it: the gradient of the ninth step is not finite
+POISON = textwrap.dedent(
+    """
+    import itertools
+    import t2.baselines.train as train
+
+    count, plain = itertools.count(1), train.accumulate_gradient
+
+    def poisoned(model, *args):
+        stats = plain(model, *args)
+        if next(count) == 9:
+            next(p for p in model.parameters() if p.grad is not None).grad[0] = float("nan")
+        return stats
+
+    train.accumulate_gradient = poisoned
+    """
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +80,9 @@ def run(tiny, tmp_path):
         "lr: 5e-2\nmax_grad_norm: 1.0\nkl_coef: 0.01\nbaseline: batch\neval_every: 6\neval_docs: 40\n"
     )
 
-    def start(output, **kwargs):
+    def start(output, prelude="", **kwargs):
         environment = {**os.environ, "T2_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "c.yaml"), f"output={tmp_path / output}"]
+        command = [sys.executable, "-c", prelude + SCRIPT, str(tmp_path / "c.yaml"), f"output={tmp_path / output}"]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
     return start
@@ -77,7 +94,7 @@ def numbers(path):
 
 
 @pytest.mark.timeout(240)
-def test_learns_and_resumes_to_the_same_numbers_after_kill(run, tiny, tmp_path):
+def test_learns_and_resumes_to_the_same_numbers_after_kill_and_nan(run, tiny, tmp_path):
     whole = run("whole")
     output, _ = whole.communicate(timeout=200)
     assert whole.returncode == 0, output
@@ -102,6 +119,19 @@ def test_learns_and_resumes_to_the_same_numbers_after_kill(run, tiny, tmp_path):
     output, _ = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, output
     assert numbers(tmp_path / "broken") == events
+
+    poisoned = run("broken-gradient", POISON)
+    output, _ = poisoned.communicate(timeout=200)
+    assert poisoned.returncode != 0
+    assert "TrainingStopped: The gradient of step 9 is not finite." in output and "Lower lr" in output
+    kept = tmp_path / "broken-gradient/parity"
+    state = torch.load(kept / "state.pt", weights_only=True)
+    assert state["step"] == 8 and all(z.isfinite().all() for z in state["z"].values())
+    assert (kept / "best/adapter_config.json").is_file() and not (kept / "expert").exists()
+    healed = run("broken-gradient")
+    output, _ = healed.communicate(timeout=200)
+    assert healed.returncode == 0, output
+    assert numbers(tmp_path / "broken-gradient") == events
 
     a, b = (load_expert(tmp_path / name / "parity/expert/parity") for name in ("whole", "broken"))
     assert all(torch.equal(a.vectors[k], b.vectors[k]) for k in a.vectors)
