@@ -38,7 +38,7 @@ class TrainConfig:
         seed: of split, order and sampling.
         eval_every: steps between validations.
         eval_docs: first so many documents of the validation half.
-        eval_batch_size: prompts per greedy batch.
+        generation_batch_size: prompts that are answered at a time, in rollouts and validations.
         tokens_per_pass: token budget of one forward-backward pass (prompt and reply, with padding).
         output: folder of runs.
     """
@@ -61,13 +61,13 @@ class TrainConfig:
     seed: int = 0
     eval_every: int = 5
     eval_docs: int = 256
-    eval_batch_size: int = 64
+    generation_batch_size: int = 64
     tokens_per_pass: int = 4096
     output: str = "runs"
 
 
 _POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_norm", "temperature", "eval_every", "eval_docs",
-             "eval_batch_size", "tokens_per_pass")  # fmt: skip
+             "generation_batch_size", "tokens_per_pass")  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -107,7 +107,7 @@ class Trainer:
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         docs = [doc for doc in self._docs(self.step) for _ in range(config.samples_per_prompt)]
         prompts = chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
-        rollouts = generate(self.model, self.tokenizer, prompts, self.max_new_tokens, config.temperature)
+        rollouts = generate(self.model, self.tokenizer, prompts, self.max_new_tokens, config.temperature, config.generation_batch_size)
         sampled = time.monotonic()
         correct = torch.tensor(self.task.correct(docs, rollouts.texts), dtype=torch.float32)
         reward = 2 * correct - 1
@@ -164,10 +164,8 @@ class Trainer:
     def _validate(self) -> None:
         started = time.monotonic()
         docs = self.split.validation[: self.config.eval_docs]
-        replies: list[str] = []
-        for start in range(0, len(docs), self.config.eval_batch_size):
-            prompts = chat_prompts(self.tokenizer, [self.task.prompt(d) for d in docs[start : start + self.config.eval_batch_size]])
-            replies += generate(self.model, self.tokenizer, prompts, self.max_new_tokens, temperature=0).texts
+        prompts = chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
+        replies = generate(self.model, self.tokenizer, prompts, self.max_new_tokens, 0, self.config.generation_batch_size).texts
         correct = self.task.correct(docs, replies)
         accuracy = sum(correct) / len(correct)
         elapsed = time.monotonic() - started

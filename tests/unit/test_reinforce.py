@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from t2.baselines.reinforce import accumulate_gradient, advantages, passes
-from t2.baselines.rollout import Rollouts
+from t2.baselines.rollout import Rollouts, generate
+
+from .. import tiny
 
 
 def model(seed):
@@ -89,3 +91,12 @@ def test_advantages():
     rewards = torch.tensor([1.0, -1.0, -1.0, -1.0])
     assert advantages(rewards, "none") is rewards
     assert advantages(rewards, "batch").tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
+def test_replies_do_not_depend_on_how_many_prompts_are_answered_at_a_time():
+    policy, tokenizer = tiny.model(), tiny.tokenizer(None)
+    prompts = ["a", "bcd efg", "hi", "a longer one than the others", "z"]
+    whole, parts = (generate(policy, tokenizer, prompts, 9, 0, batch_size) for batch_size in (5, 2))
+    assert whole.texts == parts.texts and any(whole.texts)
+    assert torch.equal(whole.mask, parts.mask) and torch.equal(whole.reply_mask, parts.reply_mask)
+    assert torch.equal(whole.ids * whole.mask, parts.ids * parts.mask)
