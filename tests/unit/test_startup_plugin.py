@@ -138,9 +138,7 @@ def test_models_are_registered_as_placeholders(models: registry.Registry, monkey
     assert models.get("ordered").__name__ == "OrderedDict"
 
 
-def test_what_is_there_already_stays(
-    models: registry.Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_there_already_stays(models: registry.Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     models.register("t2", target="mine:Own")
     declare(monkeypatch, t2="nowhere:Model", more="nowhere:Other")
     plugin.add_components(ModuleType("lm_eval.models"))
