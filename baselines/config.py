@@ -18,7 +18,7 @@ class ConfigError(T2Error):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one SVF-REINFORCE run; defaults are the paper's (PAPER.md, "Settings") unless said otherwise.
+    """Settings of one run; defaults are the paper's (PAPER.md, "Settings") unless said otherwise.
 
     Attributes:
         name: of the expert; also the folder of the run under `output`.
@@ -26,18 +26,29 @@ class TrainConfig:
         description: one line for the expert's card.
         model: Hugging Face name or folder; None is the default model.
         dtype: of the frozen weights; z and its optimiser are float32 always.
-        target_modules: `t2.adapters.svf.PRESETS` name.
+        method: ``svf``, or one of PEFT's: ``lora``, ``dora``, ``ia3``.
+        objective: ``reinforce`` (equation 1) or ``ntp``: next-token prediction of the official solutions, prompts masked.
+        target_modules: a name of `t2.adapters.svf.PRESETS`, or None: the method's own (SVF ``mlp+attention``, LoRA and DoRA
+            ``attention``, IA3 keys, values and MLP).
+        svf_form: ``scale`` or ``renormalised`` (see `SvfConfig`).
+        lora_r, lora_alpha, lora_dropout: of LoRA and DoRA.
         steps: optimiser steps.
         prompts_per_step, samples_per_prompt: their product is the batch (the paper's is 256).
         lr: of AdamW, cosine decay to 0 over `steps`; weight decay is 0, for 0 is no neutral value of z.
         max_grad_norm: gradient clip.
-        kl_coef: λ of equation 1; the KL is KL(π_W' ‖ π_W), exact over the vocabulary, summed over a reply's tokens.
-        baseline: ``none`` (the paper) or ``batch``: the batch's mean reward is subtracted.
+        kl_coef: λ of equation 1; the KL is summed over a reply's tokens.
+        kl_form: ``policy_base``: KL(π_W' ‖ π_W), exact over the vocabulary (the paper); ``base_policy``: KL(π_W ‖ π_W') (its
+            reference code); ``k3``: Schulman's estimator of the first from the sampled tokens alone.
+        baseline: subtracted from the rewards: ``none`` (the paper), ``batch``: the batch's mean, ``leave_one_out``: the mean of the
+            same prompt's other samples (RLOO; needs samples_per_prompt > 1).
+        wrong_reward: of a wrong reply; a right one gets 1 (the paper's vision tasks: -0.1).
         temperature: of the rollouts.
         max_new_tokens: of a reply; None takes the task's.
         seed: of split, order and sampling.
         eval_every: steps between validations.
         eval_docs: first so many documents of the validation half.
+        patience: validations without a new best after which the run ends; None never ends it early.
+        stall_steps: steps in a row without a single rewarded reply after which the run stops with an error.
         generation_batch_size: prompts that are answered at a time, in rollouts and validations.
         tokens_per_pass: token budget of one forward-backward pass (prompt and reply, with padding).
         output: folder of runs.
@@ -48,26 +59,36 @@ class TrainConfig:
     description: str = ""
     model: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    target_modules: str = "mlp+attention"
+    method: Literal["svf", "lora", "dora", "ia3"] = "svf"
+    objective: Literal["reinforce", "ntp"] = "reinforce"
+    target_modules: str | None = None
+    svf_form: Literal["scale", "renormalised"] = "scale"
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
     steps: int = 100
     prompts_per_step: int = 256
     samples_per_prompt: int = 1
     lr: float = 2e-3
     max_grad_norm: float = 1e-3
     kl_coef: float = 0.0
-    baseline: Literal["none", "batch"] = "none"
+    kl_form: Literal["policy_base", "base_policy", "k3"] = "policy_base"
+    baseline: Literal["none", "batch", "leave_one_out"] = "none"
+    wrong_reward: float = -1.0
     temperature: float = 1.0
     max_new_tokens: int | None = None
     seed: int = 0
     eval_every: int = 5
     eval_docs: int = 256
+    patience: int | None = None
+    stall_steps: int = 10
     generation_batch_size: int = 64
     tokens_per_pass: int = 4096
     output: str = "runs"
 
 
-_POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_norm", "temperature", "eval_every", "eval_docs",
-             "generation_batch_size", "tokens_per_pass")  # fmt: skip
+_POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_norm", "temperature", "max_new_tokens", "eval_every",
+             "eval_docs", "patience", "stall_steps", "generation_batch_size", "tokens_per_pass", "lora_r", "lora_alpha")  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -119,9 +140,13 @@ def parse_config(values: dict[Any, Any], errors: list[str], source: str) -> Trai
             errors.append(f"{key} must be {_describe(hints[key])}; got {value!r}")
     required = [f.name for f in dataclasses.fields(TrainConfig) if f.default is dataclasses.MISSING]
     errors += [f"{name} is required" for name in required if name not in values]
-    errors += [f"{key} must be positive; got {clean[key]}" for key in _POSITIVE if key in clean and not clean[key] > 0]
+    errors += [f"{key} must be positive; got {clean[key]}" for key in _POSITIVE if clean.get(key) is not None and not clean[key] > 0]
     if clean.get("kl_coef", 0) < 0:
         errors.append(f"kl_coef must not be negative; got {clean['kl_coef']}")
+    if clean.get("baseline") == "leave_one_out" and clean.get("samples_per_prompt", 1) < 2:
+        errors.append("baseline leave_one_out needs samples_per_prompt of at least 2")
+    if not 0 <= clean.get("lora_dropout", 0) < 1:
+        errors.append(f"lora_dropout must be in [0, 1); got {clean['lora_dropout']}")
     if errors:
         raise ConfigError(f"{source}: " + "; ".join(errors))
     return TrainConfig(**clean)

@@ -22,7 +22,7 @@ class StepStats:
 
     Attributes:
         loss: -J.
-        kl: KL(π_W' ‖ π_W) of a reply, summed over its tokens, in nats.
+        kl: of a reply, in the form asked for, summed over its tokens, in nats.
         logprob: log π_W'(ŷ | x) of a reply, in nats.
     """
 
@@ -31,9 +31,22 @@ class StepStats:
     logprob: float
 
 
-def advantages(rewards: Tensor, baseline: str) -> Tensor:
-    """Return r ``[B]`` (``none``, the paper) or r minus the batch's mean (``batch``)."""
-    return rewards - rewards.mean() if baseline == "batch" else rewards
+def advantages(rewards: Tensor, baseline: str, samples_per_prompt: int = 1) -> Tensor:
+    """Return the advantage of each reply.
+
+    Args:
+        rewards: ``[B]``; the samples of one prompt stand side by side.
+        baseline: ``none``: the rewards themselves (the paper); ``batch``: minus the batch's mean; ``leave_one_out``: minus the mean of the
+            same prompt's other samples (RLOO, Ahmadian et al. 2024).
+        samples_per_prompt: k > 1 for ``leave_one_out``.
+    """
+    if baseline == "batch":
+        return rewards - rewards.mean()
+    if baseline == "leave_one_out":
+        groups = rewards.view(-1, samples_per_prompt)
+        others = (groups.sum(1, keepdim=True) - groups) / (samples_per_prompt - 1)
+        return (groups - others).flatten()
+    return rewards
 
 
 def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
@@ -49,18 +62,23 @@ def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
     return output.logits[:, :-1]
 
 
-def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return log π(token) and the exact KL over the vocabulary, each ``[n]``, for n tokens' logits ``[n, V]``."""
+def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temperature: float, kl_form: str) -> tuple[Tensor, Tensor]:
+    """Return log π(token) and the KL of its distribution, each ``[n]``, for n tokens' logits ``[n, V]``."""
     logp = torch.log_softmax(logits.float() / temperature, -1)
     chosen = logp.gather(1, ids.unsqueeze(1)).squeeze(1)
     if reference is None:
         return chosen, torch.zeros_like(chosen)
     ref = torch.log_softmax(reference.float() / temperature, -1)
+    if kl_form == "k3":  # http://joschu.net/blog/kl-approx.html
+        ratio = ref.gather(1, ids.unsqueeze(1)).squeeze(1) - chosen
+        return chosen, ratio.exp() - ratio - 1
+    if kl_form == "base_policy":
+        return chosen, (ref.exp() * (ref - logp)).sum(-1)
     return chosen, (logp.exp() * (logp - ref)).sum(-1)
 
 
 def token_terms(
-    logits: Tensor, reference: Tensor | None, rollouts: Rollouts, temperature: float, chunk: int = 512
+    logits: Tensor, reference: Tensor | None, rollouts: Rollouts, temperature: float, kl_form: str = "policy_base", chunk: int = 512
 ) -> tuple[Tensor, Tensor]:
     """Return log π_W' and KL of every reply token, each float32 ``[b, T]``, 0 on padding.
 
@@ -75,7 +93,7 @@ def token_terms(
     for start in range(0, len(ids), chunk):
         part = slice(start, start + chunk)
         ref = None if flat_ref is None else flat_ref[part]
-        logp, kl = checkpoint(_logprobs_and_kl, flat[part], ref, ids[part], temperature, use_reentrant=False)  # type: ignore[misc]
+        logp, kl = checkpoint(_logprobs_and_kl, flat[part], ref, ids[part], temperature, kl_form, use_reentrant=False)  # type: ignore[misc]
         logps.append(logp)
         kls.append(kl)
     out = torch.zeros(2, *keep.shape, device=logits.device)
@@ -106,6 +124,8 @@ def accumulate_gradient(
     kl_coef: float,
     temperature: float,
     tokens_per_pass: int,
+    kl_form: str = "policy_base",
+    total: int | None = None,
 ) -> StepStats:
     """Add the gradient of -J to the trainable parameters.
 
@@ -117,8 +137,10 @@ def accumulate_gradient(
         kl_coef: λ.
         temperature: at which the replies were sampled; π is the distribution at that temperature.
         tokens_per_pass: size of one forward-backward pass in tokens.
+        kl_form: as `TrainConfig.kl_form`.
+        total: replies of the whole batch, where `rollouts` is one process's share of it.
     """
-    total = len(advantage)
+    total = len(advantage) if total is None else total
     loss_sum = kl_sum = logp_sum = 0.0
     for index in passes(rollouts, tokens_per_pass):
         part = rollouts.rows(index)
@@ -126,7 +148,7 @@ def accumulate_gradient(
         if kl_coef > 0:
             with torch.no_grad(), reference():
                 ref = reply_logits(model, part)
-        logp, kl = token_terms(reply_logits(model, part), ref, part, temperature)
+        logp, kl = token_terms(reply_logits(model, part), ref, part, temperature, kl_form)
         reply_logp, reply_kl = logp.sum(1), kl.sum(1)
         loss = (-(advantage[index].to(reply_logp.device) * reply_logp) + kl_coef * reply_kl).sum() / total
         loss.backward()

@@ -1,0 +1,43 @@
+"""The adapters that can be trained, as PEFT configurations: SVF and the paper's baselines."""
+
+from collections.abc import Callable
+
+from peft import IA3Config, LoraConfig, PeftConfig
+
+from ..adapters.svf import PRESETS, SvfConfig
+from .config import TrainConfig
+
+
+def _svf(config: TrainConfig) -> PeftConfig:
+    return SvfConfig(target_modules=config.target_modules or "mlp+attention", svf_form=config.svf_form, task_type="CAUSAL_LM")
+
+
+def _lora(config: TrainConfig) -> PeftConfig:
+    return LoraConfig(
+        target_modules=_modules(config.target_modules or "attention"),
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_dora=config.method == "dora",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _ia3(config: TrainConfig) -> PeftConfig:
+    """Keys, values and the MLP's inner activations are scaled, as in the IA3 paper; other targets scale their output."""
+    if config.target_modules is not None:
+        return IA3Config(target_modules=_modules(config.target_modules), feedforward_modules=[], task_type="CAUSAL_LM")
+    return IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
+
+
+def _modules(name: str) -> list[str] | str:
+    preset = PRESETS.get(name, name)
+    return preset if isinstance(preset, str) else list(preset)
+
+
+_METHODS: dict[str, Callable[[TrainConfig], PeftConfig]] = {"svf": _svf, "lora": _lora, "dora": _lora, "ia3": _ia3}
+
+
+def adapter_config(config: TrainConfig) -> PeftConfig:
+    """Return the PEFT configuration of a run's method."""
+    return _METHODS[config.method](config)

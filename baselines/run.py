@@ -1,0 +1,174 @@
+"""One training run, whatever its objective: frozen model with its adapter, data, folder, validation, best checkpoint."""
+
+import dataclasses
+import math
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from .. import __version__
+from ..adapters.svf import SvfConfig, SvfLayer, fingerprint
+from ..harness.errors import T2Error
+from ..harness.fetch import default_model
+from ..tasks.training import Split, TrainTask, split_halves, train_task
+from .config import TrainConfig
+from .methods import adapter_config
+from .processes import Processes, first_only
+from .rollout import chat_prompts, generate
+from .run_folder import RunFolder
+
+
+class TrainingStopped(T2Error):
+    """Training cannot go on (NaN, no reward, no memory, …); the last good checkpoint is kept and named."""
+
+
+class Run:
+    """State and services that both objectives share.
+
+    Args:
+        config: settings.
+
+    Raises:
+        T2Error: unknown task, unreachable data, a folder of another run.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.processes = Processes()
+        self.task: TrainTask = train_task(config.task)
+        self.split: Split = split_halves(self.task, config.seed)
+        self.folder = RunFolder(Path(config.output) / config.name, dataclasses.asdict(config), self.origin() if self.processes.first else None)
+        source = config.model or str(default_model())
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        torch.manual_seed(config.seed)  # LoRA starts at random
+        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype))
+        self.model: PeftModel = _adapted(base.to(self.processes.device).eval(), config)  # type: ignore[assignment]
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.step = 0
+        self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}
+        self.stale = 0
+        self.seconds = 0.0
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length at which a reply is cut, in tokens."""
+        return self.config.max_new_tokens or self.task.max_new_tokens
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or `patience` is over."""
+        return self.step >= self.config.steps or (self.config.patience is not None and self.stale >= self.config.patience)
+
+    def origin(self) -> dict[str, Any]:
+        """Return what the run's results depend on besides its settings: versions, git commit, data hashes."""
+        commit = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        names = ("torch", "transformers", "peft", "lm-eval")
+        return {
+            "versions": {"t2": __version__, "python": platform.python_version(), **{name: version(name) for name in names}},
+            "git_commit": commit or None,
+            "data_sha256": self.split.sha256,
+        }
+
+    def prompts(self, docs: Sequence[dict[str, Any]]) -> list[str]:
+        """Return the documents' prompts, in the chat template."""
+        return chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
+
+    def stopped(self, why: str, cure: str) -> TrainingStopped:
+        """Return the error that ends the run, naming what is kept."""
+        kept = f"in {self.folder.path / 'best'} (step {self.best['step']})"
+        return TrainingStopped(f"{why} The state before it is kept in {self.folder.path}, and the best adapter so far {kept}. {cure}")
+
+    def validate(self) -> None:
+        """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; keep it if it is the best."""
+        started = time.monotonic()
+        docs = self.split.validation[: self.config.eval_docs]
+        size = self.config.generation_batch_size
+        chunks = [docs[i : i + size] for i in range(0, len(docs), size)]
+        training = self.model.training
+        self.model.eval()
+        replies = [generate(self.model, self.tokenizer, self.prompts(c), self.max_new_tokens, 0).texts for c in self.processes.mine(chunks)]
+        self.model.train(training)
+        texts = [text for chunk in self.processes.together(replies) for text in chunk]
+        correct = self.processes.together([self.task.correct(docs, texts)] if self.processes.first else [])[0]
+        accuracy = sum(correct) / len(correct)
+        elapsed = time.monotonic() - started
+        self.seconds += elapsed
+        self.folder_log({"event": "validation", "step": self.step, "accuracy": accuracy, "n": len(docs), "seconds": elapsed})
+        self.stale += 1
+        if accuracy > self.best["accuracy"]:
+            self.best, self.stale = {"step": self.step, "accuracy": accuracy}, 0
+            self._keep_best()
+
+    @first_only
+    def folder_log(self, event: dict[str, Any]) -> None:
+        """Append one event to the metrics."""
+        self.folder.log(event)
+
+    @first_only
+    def _keep_best(self) -> None:
+        temporary = self.folder.path / "best.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.model.save_pretrained(str(temporary))
+        shutil.rmtree(self.folder.path / "best", ignore_errors=True)
+        temporary.rename(self.folder.path / "best")
+
+    @first_only
+    def save(self, **more: Any) -> None:
+        """Store the finished step: adapter, progress, and what the objective adds."""
+        names = [n for n, p in self.model.named_parameters() if p.requires_grad]
+        weights = dict(zip(names, (p.detach().cpu() for p in self.parameters), strict=True))
+        progress = {"step": self.step, "best": self.best, "stale": self.stale, "seconds": self.seconds}
+        self.folder.save_state({**progress, "weights": weights, **more})
+
+    def resume(self) -> dict[str, Any] | None:
+        """Take the last finished step up, and return what the objective stored with it; None at the start of a run."""
+        state = self.folder.load_state(self.processes.first)
+        self.processes.wait()
+        if state is None:
+            return None
+        self.step, self.best, self.stale, self.seconds = (state[key] for key in ("step", "best", "stale", "seconds"))
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                parameters[name].copy_(value)
+        return state
+
+    def checked_norm(self, norm: float) -> float:
+        """Return the gradient's norm.
+
+        Raises:
+            TrainingStopped: it is not finite.
+        """
+        if not math.isfinite(norm):
+            raise self.stopped(f"The gradient of step {self.step + 1} is not finite.", "Lower lr, or use dtype=float32.")
+        return norm
+
+
+def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:
+    adapter = adapter_config(config)
+    model = get_peft_model(base, adapter)  # type: ignore[arg-type]
+    if isinstance(adapter, SvfConfig):
+        layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if isinstance(m, SvfLayer)}
+        adapter.base_fingerprint = fingerprint({n: m.base_weight() for n, m in layers.items()})
+        for layer in tqdm(layers.values(), desc="singular vectors", unit="matrix"):
+            layer.basis()
+    else:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return model.eval()
