@@ -70,12 +70,15 @@ class Job:
             None: every name that the tests use but do not define.
         helpers: Trusted source run beside the tests; names that it defines are not taken from the candidate
             (HumanEval's prompts define helpers, and a candidate must not redefine them).
+        reference: A program known to pass these tests. It is judged first, once for all jobs that share it: where it fails the
+            machine (or the data) is broken and nothing is scored, and where it is slow the limits grow with it.
     """
 
     code: str
     tests: str
     entry_point: str | Sequence[str] | None = None
     helpers: str = ""
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Verdict:
         status: The outcome; only `passed` scores.
         detail: One line for people; text from the candidate in it is shortened and escaped.
         seconds: Wall seconds from both jails being up to the end.
+        cpu_seconds: CPU time of all of the candidate's processes; None where the jail ended without a count.
         limit: Which limit a `timeout` hit.
         test: Index of the assert (in source order) that failed, where one did.
         reason: Machine-readable cause of a `failed`: assertion, exception, load, missing_name, exit, protocol, incomplete.
@@ -94,6 +98,7 @@ class Verdict:
     status: Status
     detail: str = ""
     seconds: float = 0.0
+    cpu_seconds: float | None = None
     limit: Literal["cpu", "wall"] | None = None
     test: int | None = None
     reason: str | None = None
