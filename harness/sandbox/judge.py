@@ -11,7 +11,6 @@ from typing import Any
 
 import codec
 import marks
-from candidate import confine
 
 
 class CandidateLost(BaseException):
@@ -240,21 +239,18 @@ def _raised(error: BaseException, reason: str, where: str) -> dict[str, Any]:
     return {"outcome": "memory" if isinstance(error, MemoryError) else "failed", "reason": reason, "detail": f"{text[:300]} {where}"}
 
 
-def main() -> None:
-    """Read the job from stdin, judge it, and report on the report descriptor."""
-    settings = json.loads(sys.argv[1])
-    sys.argv = ["judge"]
-    with os.fdopen(0, "rb") as stdin:
-        job = json.loads(stdin.read())
+def main(message_bytes: int) -> None:
+    """Read the job from descriptor 0, judge the candidate behind 3 (replies) and 4 (calls), and report on 5."""
+    with os.fdopen(0, "rb") as file:
+        job = json.loads(file.read())
     os.open(os.devnull, os.O_RDONLY)  # descriptor 0 again
-    confine(settings)
 
     def report(message: dict[str, Any]) -> None:
         data = memoryview(json.dumps(message | {"nonce": job["nonce"]}).encode() + b"\n")
         while data:
-            data = data[os.write(settings["report_fd"], data) :]
+            data = data[os.write(5, data) :]
 
-    remote = Remote(codec.Channel(settings["read_fd"], settings["write_fd"], settings["limits"]["message_bytes"]))
+    remote = Remote(codec.Channel(3, 4, message_bytes))
     try:
         remote.channel.receive()
     except (EOFError, codec.CodecError):

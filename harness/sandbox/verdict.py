@@ -1,7 +1,8 @@
 """The sandbox's vocabulary: what is judged (`Job`), under which limits (`Limits`), with which outcome (`Verdict`)."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ..errors import T2Error
@@ -16,6 +17,10 @@ class SandboxError(T2Error):
 
 class SandboxUnavailable(SandboxError):
     """The sandbox cannot be started or its self-test fails on this machine."""
+
+
+class MissingPackage(SandboxUnavailable):
+    """A program or library of the system is not there; the message says how to get it."""
 
 
 class UnusableTests(SandboxError):
@@ -52,6 +57,11 @@ class Limits:
     output_bytes: int = 4 << 20
     message_bytes: int = 16 << 20
     startup_seconds: float = 60.0
+
+    def scaled(self, reference_seconds: float) -> "Limits":
+        """Limits for programs whose reference solution uses so many CPU seconds: at least these, and ten times what it needs."""
+        cpu = max(self.cpu_seconds, math.ceil(10 * reference_seconds))
+        return replace(self, cpu_seconds=cpu, wall_seconds=self.wall_seconds * cpu / self.cpu_seconds)
 
     def __post_init__(self) -> None:
         bad = [f"{name}={value!r}" for name, value in asdict(self).items() if value <= 0]

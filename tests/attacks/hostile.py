@@ -105,6 +105,33 @@ FALSE_PASS = [
         "import os, sys\nfor fd in range(3, 256):\n try: os.write(fd, (b'\\x00\\x00\\x00\\x0b{\"value\":1}' + b'\\xff' * 64))\n except OSError: pass\n"
         "def f(x): return 0",
     ),
+    Attack("invalid UTF-8 printed", "import os\ndef f(x):\n os.write(1, b'\\xff\\xfe\\x80' * 999); os.write(2, b'\\xc3'); return 0"),
+    Attack(
+        "invalid UTF-8 as a reply",
+        "import os\ndef f(x):\n os.write(4, b'\\x00\\x00\\x00\\x04\\xff\\xfe\\xfd\\xfc'); return 0",
+    ),
+    Attack("null bytes in a reply", "def f(x): return '\\0' * 99"),
+    Attack(
+        "a thread that answers for it",
+        "import os, threading\ndef answer():\n while True:\n  try: os.write(4, b'\\x00\\x00\\x00\\x0b{\"value\":2}')\n  except OSError: return\n"
+        "def f(x):\n threading.Thread(target=answer, daemon=True).start()\n return 0",
+        ("failed", "timeout", "memory"),
+    ),
+    Attack(
+        "a daemon thread that never ends",
+        "import threading\ndef spin():\n while True: pass\nthreading.Thread(target=spin, daemon=True).start()\ndef f(x): return 0",
+        ("failed", "timeout"),
+    ),
+    Attack(
+        "a child that goes on as the candidate",
+        "import os\ndef f(x):\n if os.fork(): os._exit(0)\n os.setsid()\n return 0",
+    ),
+    Attack("memory of the interpreter", "import ctypes\ndef f(x):\n ctypes.memset(id(2), 0, 4096); return 0"),
+    Attack(
+        "own answers as a dict of a class",
+        "class D(dict):\n def __getitem__(s, k): return 2\n def get(s, k, d=None): return 2\ndef f(x): return D()",
+        tests="assert f(1)[0] == 2\nassert f(1).get(0) == 2\nassert f(1) == {0: 2}",
+    ),
     Attack("odd exception", "class E(Exception):\n def __str__(s): raise E\n def __repr__(s): raise E\ndef f(x): raise E"),
     Attack("exception group", "def f(x): raise BaseExceptionGroup('x', [SystemExit(0)])"),
     Attack("undefined", "def g(x): return x + 1"),
@@ -117,6 +144,54 @@ FALSE_PASS = [
         tests="for a, b in zip(f(1), [1, 2]):\n    assert a == b",
     ),
     Attack("truth without value", "class A:\n def __bool__(s): return True\ndef f(x): return A()", tests="assert f(1) is True"),
+]
+
+KERNEL = [
+    Attack("set the clock", "import time\ndef f(x):\n time.clock_settime(time.CLOCK_REALTIME, time.time() + 3600); return x + 1"),
+    Attack("host name", "import socket\ndef f(x):\n socket.sethostname('t2-was-here'); return x + 1"),
+    Attack(
+        "trace its parent",
+        "import ctypes, os\ndef f(x): return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)",
+        tests="assert f(1) == 0",
+    ),
+    Attack(
+        "read the memory of its parent",
+        "import ctypes, os\ndef f(x):\n b = ctypes.create_string_buffer(8)\n v = (ctypes.c_void_p * 2)(ctypes.addressof(b), 8)\n"
+        " r = (ctypes.c_void_p * 2)(id(None), 8)\n return ctypes.CDLL(None).process_vm_readv(os.getppid(), v, 1, r, 1, 0)",
+        tests="assert f(1) == 8",
+    ),
+    Attack(
+        "enter other namespaces",
+        "import ctypes, os\ndef f(x):\n for p in (1, os.getppid()):\n  for n in ('mnt', 'pid', 'net', 'user'):\n"
+        "   try: fd = os.open(f'/proc/{p}/ns/{n}', 0)\n   except OSError: continue\n   if ctypes.CDLL(None).setns(fd, 0) == 0: return True\n"
+        " return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "unmount what hides",
+        "import ctypes\ndef f(x): return [ctypes.CDLL(None).umount2(p, 2) for p in (b'/tmp', b'/proc', b'/usr')]",
+        tests="assert 0 in f(1)",
+    ),
+    Attack(
+        "devices",
+        "import os\ndef f(x):\n for p in ('/dev/mem', '/dev/kmem', '/dev/sda', '/dev/vda', '/dev/kvm', '/dev/fuse', '/dev/loop-control'):\n"
+        "  try: os.open(p, os.O_RDWR); return True\n  except OSError: pass\n"
+        " try: os.mknod('/tmp/d', 0o60666, os.makedev(254, 0)); os.open('/tmp/d', 0); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "set-uid copy",
+        "import os, shutil\ndef f(x):\n p = shutil.copy('/usr/bin/env', '/tmp/e')\n"
+        " try: os.chown(p, 0, 0); os.chmod(p, 0o6755); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "shared memory of others",
+        "import ctypes\ndef f(x): return ctypes.CDLL(None).shmget(0x74326174, 4096, 0)",
+        tests="assert f(1) >= 0",
+    ),
+    Attack("kernel modules", "import ctypes\ndef f(x): return ctypes.CDLL(None).delete_module(b'x', 0) or x + 1"),
+    Attack("restart the machine", "import ctypes\ndef f(x): return ctypes.CDLL(None).reboot(0x1234567) or x + 1"),
 ]
 
 ESCAPE = [
@@ -150,8 +225,8 @@ ESCAPE = [
         tests="assert f(1) is True",
     ),
     Attack(
-        "see the judge",
-        "import glob\ndef f(x):\n return any(b'judge.main' in open(p, 'rb').read() for p in glob.glob('/proc/[0-9]*/cmdline'))",
+        "see the processes that keep it",
+        "import glob\ndef f(x):\n return any(b'zygote.main' in open(p, 'rb').read() for p in glob.glob('/proc/[0-9]*/cmdline'))",
         tests="assert f(1) is True",
     ),
     Attack(
@@ -234,6 +309,24 @@ EXHAUST = [
         "def f(x):\n a = []\n while True:\n  try: a.append(' ' * (1 << 24))\n  except MemoryError: a.append(0)",
         ("memory", "timeout"),
     ),
+    Attack(
+        "zip bomb",
+        "import zlib\ndef f(x):\n c = zlib.compressobj(9, zlib.DEFLATED, -15)\n"
+        " chunk = c.compress(bytes(1 << 20)) + c.flush(zlib.Z_FULL_FLUSH)\n return zlib.decompress(chunk * 4096, -15)",
+        ("memory", "timeout"),
+    ),
+    Attack(
+        "zip bomb on the disk",
+        "import io, zipfile\ndef f(x):\n b = io.BytesIO()\n with zipfile.ZipFile(b, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as z:\n"
+        "  for i in range(9): z.writestr(str(i), bytes(8 << 20))\n zipfile.ZipFile(b).extractall('/tmp'); return x + 1",
+        ("failed", "timeout"),
+    ),
+    Attack(
+        "memory of many processes",
+        "import os, time\ndef f(x):\n for _ in range(12):\n  if os.fork() == 0:\n   a = [b'x' * (1 << 20) for _ in range(300)]\n   time.sleep(60)\n"
+        " time.sleep(60)",
+        ("memory", "timeout"),
+    ),
     Attack("memory at once", "def f(x): return [0] * 10 ** 12", ("memory",)),
     Attack("fork bomb", "import os\ndef f(x):\n while True:\n  try: os.fork()\n  except OSError: pass", ("timeout", "failed")),
     Attack(
@@ -288,4 +381,4 @@ SYNTAX = [
     Attack("empty", ""),
 ]
 
-ALL = FALSE_PASS + ESCAPE + EXHAUST + SYNTAX
+ALL = FALSE_PASS + ESCAPE + KERNEL + EXHAUST + SYNTAX

@@ -261,11 +261,45 @@ def test_a_sandbox_that_breaks_later_aborts_instead_of_scoring(tmp_path: Path, m
     sandbox.check()
     jail = core._jails["bwrap"]
     monkeypatch.setattr(jail, "bwrap", f"{fake_bwrap(tmp_path, 'echo gone-wrong >&2; exit 3')}/bwrap")
+    jail.close()
     with pytest.raises(SandboxUnavailable, match="gone-wrong"):
         sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 5)
     monkeypatch.setattr(jail, "bwrap", str(tmp_path / "absent"))
     with pytest.raises(SandboxUnavailable, match="absent"):
         sandbox.judge("def f(): return 1", "assert f() == 1", entry_point="f")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_warm_process_that_died_is_replaced() -> None:
+    sandbox = Sandbox("bwrap", FAST)
+    sandbox.check()
+    zygote = core._jails["bwrap"]._zygote
+    assert zygote is not None
+    zygote.kill()
+    zygote.wait()
+    assert all(v.passed for v in sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 4))
+
+
+SLOW = "def f(n):\n total = 0\n for i in range(n): total += i\n return total"
+
+
+def test_a_slow_reference_solution_raises_the_limits(sandbox: Sandbox) -> None:
+    tests = "assert f(4 * 10 ** 7) == (4 * 10 ** 7) * (4 * 10 ** 7 - 1) // 2"
+    tight = Sandbox("bwrap", Limits(cpu_seconds=1, wall_seconds=4))
+    assert tight.judge(SLOW, tests).status == "timeout"
+    verdict = tight.judge_many([Job(SLOW, tests, reference=SLOW)])[0]
+    assert verdict.passed and verdict.cpu_seconds is not None and verdict.cpu_seconds > 1, str(verdict)
+    assert Limits(cpu_seconds=5, wall_seconds=20).scaled(0.1) == Limits(cpu_seconds=5, wall_seconds=20)
+    assert Limits(cpu_seconds=5, wall_seconds=20).scaled(1.01) == Limits(cpu_seconds=11, wall_seconds=44)
+
+
+def test_a_reference_solution_that_fails_stops_the_run(sandbox: Sandbox) -> None:
+    right = Job("def f(): return 1", "assert f() == 1", "f", reference="def f(): return 1")
+    wrong = Job("def f(): return 2", "assert f() == 2", "f", reference="def f(): return 3")
+    judged: list[int] = []
+    with pytest.raises(SandboxUnavailable, match=r"A reference solution does not pass its own tests \(failed.*return 3"):
+        sandbox.judge_many([right, wrong], done=lambda index, verdict: judged.append(index))
+    assert judged == []  # nothing is scored
 
 
 @pytest.mark.usefixtures("fresh")
