@@ -24,7 +24,7 @@ from .verdict import Cancelled, Job, Limits, Verdict
 
 _TICK = 0.25  # seconds between looks at the clock and at the cancel flag
 _KEEP = 4096  # bytes of a worker's output kept for error messages
-_STRETCH = 6  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
+_STRETCH = 30  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
 _LAST_WORDS = 0.5  # seconds for a worker to end by itself once its channel is closed, for its CPU time to be known
 _KILL_SECONDS = 60.0
 

@@ -36,10 +36,10 @@ class Limits:
     """What one candidate may use. CPU seconds are the limit that decides, so that a loaded machine scores like an idle one.
 
     Attributes:
-        cpu_seconds: CPU time of each process of the candidate; whole seconds.
+        cpu_seconds: CPU time of each process of the candidate; whole seconds. All together may use twice as much.
         wall_seconds: From the moment both jails are up until the tests have ended. It ends sleepers and deadlocks; what is still
-            computing then gets up to six times as long, and its CPU seconds decide.
-        memory_bytes: Address space of each process of the candidate.
+            computing then gets up to thirty times as long, and its CPU seconds decide.
+        memory_bytes: Address space of each process of the candidate; all together may hold twice as much.
         processes: Processes and threads of the candidate together.
         file_bytes: Size of one file that the candidate writes.
         scratch_bytes: All of the candidate's private /tmp.
