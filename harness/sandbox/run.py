@@ -20,7 +20,7 @@ from typing import Any
 
 from .jail import Child, Jail, Role, judge_limits
 from .plan import Plan
-from .verdict import Cancelled, Job, Limits, Verdict
+from .verdict import Cancelled, Job, Limits, SandboxUnavailable, Verdict
 
 _TICK = 0.25  # seconds between looks at the clock and at the cancel flag
 _KEEP = 4096  # bytes of a worker's output kept for error messages
@@ -58,7 +58,7 @@ class _Worker:
         """Wait up to `grace` seconds for the end, then kill everything that it has started; take the keeper's report.
 
         Raises:
-            OSError: It does not end.
+            SandboxUnavailable: It cannot be killed.
         """
         if self.code is not None or self.killed:
             return
@@ -66,7 +66,7 @@ class _Worker:
             self.killed = True
             self.child.kill()
             if not _readable(self.child.pidfd, _KILL_SECONDS):
-                raise OSError(f"process {self.pid} cannot be killed")
+                raise SandboxUnavailable(f"The sandbox's process {self.pid} cannot be killed. The run ends without a score.")
         with contextlib.suppress(BlockingIOError):
             if report := os.read(self.status, 256):
                 self.code, self.cpu_seconds = json.loads(report)
@@ -161,6 +161,7 @@ def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.
 
     Raises:
         Cancelled: `cancel` was set meanwhile.
+        SandboxUnavailable: A worker cannot be killed.
     """
     secret = secrets.token_hex(16)
     fds = _Pipes()
@@ -182,14 +183,16 @@ def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.
         replies_r, replies_w = fds.pipe()
         report_r, report_w = fds.pipe()
         nothing = fds.keep(os.open(os.devnull, os.O_RDONLY))
-        workers.append(_start(jail, "candidate", limits, (nothing, calls_r, replies_w), fds))
-        workers.append(_start(jail, "judge", judge_limits(limits), (source, replies_r, calls_w, report_w), fds))
+        candidate = _start(jail, "candidate", limits, (nothing, calls_r, replies_w), fds)
+        workers.append(candidate)
+        judge = _start(jail, "judge", judge_limits(limits), (source, replies_r, calls_w, report_w), fds)
+        workers.append(judge)
         fds.close(calls_r, calls_w, replies_r, replies_w, report_w, source, nothing)
-        verdict = _Watch(*workers, report_r, secret, plan, limits, cancel).verdict()
+        verdict = _Watch(candidate, judge, report_r, secret, plan, limits, cancel).verdict()
         if verdict.passed:  # the judge's end closes the candidate's channel, and that ends the candidate
-            for worker in reversed(workers):
-                worker.reap(_LAST_WORDS)
-        return replace(verdict, cpu_seconds=workers[0].cpu_seconds)
+            judge.reap(_LAST_WORDS)
+            candidate.reap(_LAST_WORDS)
+        return replace(verdict, cpu_seconds=candidate.cpu_seconds)
     except OSError as error:
         return Verdict("infrastructure_error", f"cannot start a jail: {error}")
     finally:

@@ -114,6 +114,7 @@ def _keeper(settings: dict[str, Any], fds: list[int], control: socket.socket) ->
         worker = os.fork()
         if worker == 0:
             _worker(settings, output, channel)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 gets only the signals that it has handlers for
         for fd in (output, *channel):
             os.close(fd)
         seconds = 0.0
