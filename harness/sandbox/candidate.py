@@ -3,6 +3,7 @@
 Nothing here is trusted after the program is loaded: it may replace any of it. What it can send is bounded by what `codec.decode` accepts.
 """
 
+import builtins
 import os
 import sys
 import types
@@ -50,7 +51,7 @@ class _Worker:
         if op != "call":
             return {"value": codec.encode(_OPERATIONS[op](target, *args), self.opaque)}
         kwargs = {k: codec.decode(v, self.objects.__getitem__) for k, v in request["kwargs"].items()}
-        watched = codec.has_mutable(["l", request["args"]]) and any(map(codec.has_mutable, request["args"]))
+        watched = any(map(codec.has_mutable, request["args"]))
         before = codec.encode(args, self.opaque) if watched else None
         reply = {"value": codec.encode(target(*args, **kwargs), self.opaque)}
         if watched and (after := codec.encode(args, self.opaque)) != before:
@@ -82,11 +83,13 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _describe(error: BaseException) -> list[str]:
+    """Name of the nearest builtin class, text, own name."""
     try:
         text = str(error)[:2000]
     except BaseException:
         text = ""
-    return [type(error).__name__, str(text)]
+    known = next((c.__name__ for c in type(error).__mro__ if getattr(builtins, c.__name__, None) is c), "Exception")
+    return [known, str(text), str(type(error).__name__)]
 
 
 def main(message_bytes: int) -> None:

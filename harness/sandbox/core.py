@@ -1,5 +1,6 @@
 """`Sandbox`: judge one program, or many in parallel; refuses to score on a machine where it does not work."""
 
+import functools
 import logging
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import cast, get_args
 from ..errors import nearest
 from .jail import Jail, is_init_root
 from .plan import Plan, plan_tests
-from .run import run_job
+from .run import forget_processes, run_job
 from .verdict import Cancelled, Job, Kind, Limits, MissingPackage, SandboxError, SandboxUnavailable, UnusableTests, Verdict
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class Sandbox:
                     f"A reference solution does not pass its own tests ({verdict}). Either this machine cannot judge programs now, or the "
                     f"data are wrong. Nothing is scored. The solution begins {listed[index].code.strip()[:80]!r}."
                 )
-            self._references[listed[index]] = verdict.cpu_seconds or 0.0
+            self._references[listed[index]] = verdict.seconds if verdict.cpu_seconds is None else verdict.cpu_seconds
 
         named = f"{progress}, reference solutions" if isinstance(progress, str) else progress
         self._pool(listed, [_plan(job) for job in listed], [ample] * len(listed), workers, named, check)
@@ -174,16 +175,18 @@ class Sandbox:
         jail = self._jail()
         verdict = run_job(jail, job, plan, limits, cancel)
         if verdict.reason == "tests":
-            raise UnusableTests(f"Tests that cannot be judged: {verdict.detail}.")
-        if verdict.status == "infrastructure_error":
+            if job.reference is None:
+                raise UnusableTests(f"Tests that cannot be judged: {verdict.detail}.")
+            verdict = replace(verdict, status="failed", reason="exception")  # the reference solution can be judged by them
+        if verdict.status == "infrastructure_error" or verdict.reason == "killed":  # maybe by the machine, for want of memory
             logger.warning("sandbox: %s; trying once more", verdict.detail)
             verdict = run_job(jail, job, plan, limits, cancel)
         if verdict.status == "infrastructure_error":
             broken = _self_test(jail)
-            if broken or verdict.reason != "judge":
+            if broken or verdict.reason not in ("judge", "keeper"):
                 raise SandboxUnavailable(f"The sandbox stopped working: {broken or verdict.detail}. The run ends without a score.")
-            # Twice on a healthy machine: the candidate's values bring the judge down. That must not score, nor abort the run.
-            detail = f"the tests crashed on what the program returned: {verdict.detail}"
+            # Twice on a healthy machine: the candidate brings the judge or the keeper down. That must not score, nor abort the run.
+            detail = f"the program broke what judges it: {verdict.detail}"
             verdict = Verdict("failed", detail, verdict.seconds, reason="exception")
         if self.kind not in _used:
             _used.append(self.kind)
@@ -201,6 +204,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def unusable(job: Job) -> str | None:
+    """Why the tests of a job cannot be judged, as far as their source tells; None where nothing speaks against it."""
+    try:
+        _plan(job)
+    except UnusableTests as error:
+        return str(error)
+    return None
+
+
 def _reference(job: Job) -> Job | None:
     """The job that judges the reference solution; entry points as a tuple, so that it can be a key."""
     if job.reference is None:
@@ -212,9 +224,19 @@ def _reference(job: Job) -> Job | None:
 def _plan(job: Job) -> Plan:
     entry = job.entry_point
     try:
-        return plan_tests(job.tests, () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry))
+        return _cached_plan(job.tests, () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry))
     except ValueError as error:
         raise UnusableTests(f"Tests that cannot be judged: {error}.") from None
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+    forget_processes()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+_cached_plan = functools.lru_cache(maxsize=1024)(plan_tests)  # the same tests come with every candidate
 
 
 def _open_jail(kind: Kind) -> Jail:

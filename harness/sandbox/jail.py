@@ -34,7 +34,8 @@ Role = Literal["candidate", "judge"]
 _HERE = Path(__file__).resolve().parent
 _INSIDE = "/t2"
 _IDS = 1 << 12
-_ENV = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # noqa: S108 (the jail's own /tmp)
+# One malloc arena: each reserves 64 MiB of address space, and glibc would make more of them on machines with more cores.
+_ENV = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}  # noqa: S108
 _NO_BWRAP = (
     "The sandbox for generated code needs bubblewrap, and there is no `bwrap` on the PATH. Install it (`apt-get install bubblewrap`), "
     "or set T2_SANDBOX=process to run generated code with resource limits only: no isolation from files and network, "
@@ -210,7 +211,7 @@ class Jail:
         for name, value in _ENV.items():
             argv += ["--setenv", name, value]
         argv += [*_system_mounts(), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]  # noqa: S108
-        return [*argv, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", *python]
+        return [*argv, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--as-pid-1", "--", *python]
 
 
 _open_jails: "weakref.WeakSet[Jail]" = weakref.WeakSet()
@@ -301,7 +302,7 @@ def _user_namespace() -> int:
             first, count = max(zip(map(int, own[0::3]), map(int, own[2::3]), strict=True), key=lambda extent: extent[1])
             if count < 2 * _IDS:
                 raise SandboxUnavailable(f"only {count} user ids are mapped here")
-            start = min(1_879_048_192, first + count - _IDS - 1)
+            start = min(1_879_048_192, first + count - _IDS - 16)  # 65534 is nobody, whom files may belong to
             Path(f"/proc/{helper.pid}/{which}_map").write_text(f"0 0 1\n1 {start} {_IDS}\n")
         helper.stdin.write("mapped\n")
         helper.stdin.flush()
@@ -339,4 +340,4 @@ def _tasks_of_user() -> int:
 
 def judge_limits(limits: Limits) -> Limits:
     """Limits of the process that runs the tests: roomier, for the tests are trusted and the values they receive are bounded."""
-    return replace(limits, cpu_seconds=2 * limits.cpu_seconds + 10, memory_bytes=max(2 * limits.memory_bytes, 2 << 30), processes=4)
+    return replace(limits, cpu_seconds=10 * limits.cpu_seconds + 10, memory_bytes=max(2 * limits.memory_bytes, 2 << 30), processes=4)

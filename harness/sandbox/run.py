@@ -108,10 +108,10 @@ def clean(text: str, limit: int = 500) -> str:
 
 @dataclass
 class _Usage:
-    """What the processes below one use: whether any runs or waits for the disk (a sleeper does not), CPU seconds, bytes of memory."""
+    """What the processes below one use: CPU seconds with those of children waited for, the same of each process alone, bytes of memory."""
 
-    busy: bool = False
     cpu_seconds: float = 0.0
+    own: dict[int, float] = field(default_factory=dict)
     memory_bytes: int = 0
 
 
@@ -121,7 +121,7 @@ class _Processes:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.read = float("-inf")
-        self.table: dict[int, tuple[int, _Usage]] = {}
+        self.table: dict[int, tuple[int, float, float, int]] = {}
 
     def usage(self, root: int) -> _Usage:
         """Sum over the processes below `root`."""
@@ -130,30 +130,59 @@ class _Processes:
                 self.table, self.read = _process_table(), time.monotonic()
             table = self.table
         total = _Usage()
-        for pid, (_, used) in table.items():
+        for pid, (_, own, children, memory) in table.items():
             above = pid
             while above in table and above != root:
                 above = table[above][0]
             if above == root:
-                total.busy = total.busy or used.busy
-                total.cpu_seconds += used.cpu_seconds
-                total.memory_bytes += used.memory_bytes
+                total.cpu_seconds += own + children
+                total.own[pid] = own
+                total.memory_bytes += memory
         return total
 
 
-def _process_table() -> dict[int, tuple[int, _Usage]]:
+def _process_table() -> dict[int, tuple[int, float, float, int]]:
+    """Process id → (parent, CPU seconds of its own, of its children waited for, resident bytes)."""
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     table = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{entry.name}/stat", "rb") as file:
-                fields = file.read().rsplit(b")", 1)[1].split()  # from the third field of proc(5) on
-                ticks = sum(int(x) for x in fields[11:15])
-                table[int(entry.name)] = (int(fields[1]), _Usage(fields[0] in (b"R", b"D"), ticks / tick, int(fields[21]) * page))
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = _stat(f"/proc/{entry.name}/stat")
+                own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+                table[int(entry.name)] = (int(fields[1]), own / tick, children / tick, int(fields[21]) * page)
     return table
 
 
+def _stat(path: str) -> list[bytes]:
+    """Fields of proc(5) from the third, the state, on."""
+    with open(path, "rb") as file:
+        return file.read().rsplit(b")", 1)[1].split()
+
+
+def _computes(pid: int) -> bool:
+    """Whether a thread of the process runs, or waits for a core or the disk; a sleeper does not."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, IndexError):
+                if _stat(f"/proc/{pid}/task/{thread}/stat")[0] in (b"R", b"D"):
+                    return True
+    return False
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals have no names
+        return f"signal {number}"
+
+
 _processes = _Processes()
+
+
+def forget_processes() -> None:
+    """In a forked child: a lock that another thread of the parent held would never open."""
+    _processes.lock = threading.Lock()
 
 
 def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.Event | None = None) -> Verdict:
@@ -255,6 +284,7 @@ class _Watch:
     pending: bytes = b""
     ready: float | None = None
     look: float = float("inf")
+    seen: dict[int, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def verdict(self) -> Verdict:
@@ -285,14 +315,17 @@ class _Watch:
                 return self._end("infrastructure_error", f"no jail after {self.limits.startup_seconds} s: {self.candidate.said()}")
             return None
         used = _processes.usage(self.candidate.pid)
-        if used.cpu_seconds > 2 * self.limits.cpu_seconds:  # the kernel's limits are for each process; here for all that it forked
-            return self._end("timeout", f"used {used.cpu_seconds:.0f} s of CPU in several processes", limit="cpu")
+        # The kernel's limits are for each process; here for all that it forked, those included that nobody has waited for.
+        self.seen |= used.own
+        seconds = max(used.cpu_seconds, sum(self.seen.values()))
+        if seconds > 2 * self.limits.cpu_seconds:
+            return self._end("timeout", f"used {seconds:.0f} s of CPU in several processes", limit="cpu")
         if used.memory_bytes > 2 * self.limits.memory_bytes:
             return self._end("memory", f"used {used.memory_bytes >> 20} MiB in several processes")
         if now > self.look:
             waited = now - self.ready
-            busy = used.busy or _processes.usage(self.judge.pid).busy
-            if waited > _STRETCH * self.limits.wall_seconds or not busy:
+            computing = any(map(_computes, [*used.own, *_processes.usage(self.judge.pid).own]))
+            if waited > _STRETCH * self.limits.wall_seconds or not computing:
                 return self._end("timeout", f"no result after {waited:.0f} s", limit="wall")
             self.look = now + 1.0
         return None
@@ -374,9 +407,11 @@ class _Watch:
             return self._end("failed", "the program closed its channel to the tests", reason="protocol")
         if self._out_of_time(self.candidate, self.limits):
             return self._end("timeout", f"used {self.limits.cpu_seconds} s of CPU", limit="cpu")
+        if self.candidate.code is None:
+            return self._end("infrastructure_error", "the candidate's keeper was killed", reason="keeper")
         number = self.candidate.signal
         if number == signal.SIGKILL:
-            return self._end("memory", "killed (SIGKILL): most likely for memory, unless by itself")
+            return self._end("memory", "killed (SIGKILL): most likely for memory, unless by itself", reason="killed")
         if number is not None:
-            return self._end("failed", f"crashed by {signal.Signals(number).name}", reason="exit")
+            return self._end("failed", f"crashed by {_signal_name(number)}", reason="exit")
         return self._end("failed", f"the program ended itself (exit status {self.candidate.code}) during the tests", reason="exit")

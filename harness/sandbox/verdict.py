@@ -51,7 +51,7 @@ class Limits:
     cpu_seconds: int = 5
     wall_seconds: float = 20.0
     memory_bytes: int = 1 << 30
-    processes: int = 16
+    processes: int = 64
     file_bytes: int = 16 << 20
     scratch_bytes: int = 64 << 20
     output_bytes: int = 4 << 20
@@ -102,7 +102,8 @@ class Verdict:
         cpu_seconds: CPU time of all of the candidate's processes; None where the jail ended without a count.
         limit: Which limit a `timeout` hit.
         test: Index of the assert (in source order) that failed, where one did.
-        reason: Machine-readable cause of a `failed`: assertion, exception, load, missing_name, exit, protocol, incomplete.
+        reason: Machine-readable cause of a `failed`: assertion, exception, load, missing_name, exit, protocol, incomplete; of a
+            `memory`: killed.
     """
 
     status: Status

@@ -2,9 +2,9 @@
 
     parent (scoring process) ── control socket ──> zygote ── fork ──> keeper ── fork ──> worker (candidate or judge)
 
-The zygote lives in bubblewrap's jail with the capabilities to make namespaces. A keeper is process 1 of a new pid namespace: when it ends,
-whatever way, the kernel ends all that the worker has started, and the parent holds a descriptor of it. The worker has a private /tmp,
-an empty /proc, no capabilities, no further privileges, a seccomp filter, and no descriptor but its own.
+The zygote is process 1 of bubblewrap's jail and has the capabilities to make namespaces. A keeper is process 1 of a new pid namespace:
+when it ends, whatever way, the kernel ends all that the worker has started, and the parent holds a descriptor of it. The worker has a
+private /tmp, an empty /proc, no capabilities, no further privileges, a seccomp filter, and no descriptor but its own.
 
 Nothing here has read anything untrusted before `_worker` gives its rights up. Standard library only; runs as a top-level module.
 """
@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import signal
+import site
 import socket
 import sys
 from typing import Any, NoReturn
@@ -40,7 +41,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> NoReturn:
     """Fork a worker for every request on the control socket, until the parent closes it or is gone."""
     settings = json.loads(sys.argv[1])
+    if settings["isolated"]:
+        _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: with bubblewrap's outer process this one goes, and with it the namespace
     sys.argv = ["worker"]
+    site.setquit()  # `exit` and `quit`, which -S leaves out
     control = socket.socket(fileno=settings["control_fd"])
     for name in _PRELOAD.split():
         with contextlib.suppress(ImportError):
@@ -144,7 +148,8 @@ def _namespaces(settings: dict[str, Any]) -> None:
     _checked(_libc.mount(b"none", b"/", None, _REC_PRIVATE, None), "private mounts")
     room = f"mode=1777,size={settings['limits']['scratch_bytes']},nr_inodes=4096".encode()
     _checked(_libc.mount(b"tmpfs", b"/tmp", b"tmpfs", _NOSUID_NODEV, room), "private /tmp")
-    _checked(_libc.mount(b"tmpfs", b"/proc", b"tmpfs", _NOSUID_NODEV | _READ_ONLY, b"mode=555,size=4k"), "empty /proc")
+    for empty in (b"/proc", b"/dev/pts"):
+        _checked(_libc.mount(b"tmpfs", empty, b"tmpfs", _NOSUID_NODEV | _READ_ONLY, b"mode=555,size=4k"), f"empty {empty.decode()}")
 
 
 def _worker(settings: dict[str, Any], output: int, channel: list[int]) -> NoReturn:

@@ -40,6 +40,20 @@ FALSE_PASS = [
     Attack("raise KeyboardInterrupt", "def f(x): raise KeyboardInterrupt"),
     Attack("raise GeneratorExit", "def f(x): raise GeneratorExit"),
     Attack("raise StopIteration", "def f(x): raise StopIteration", tests="assert all(f(x) == x + 1 for x in (1, 2))"),
+    Attack(
+        "StopIteration through map",
+        "def f(x): raise StopIteration",
+        tests="assert all(map(lambda t: f(t[0]) == t[1], [(1, 2), (3, 4)]))",
+    ),
+    Attack("dict view as a list", "def f(): return {1: 2}.values()", tests="assert f() == [2]"),
+    Attack("object that cannot be sliced", "class A: pass\ndef f(x): return A()", tests="assert f(1)[:2] == [1, 2]"),
+    Attack(
+        "object that takes what cannot travel",
+        "class A:\n def __call__(s, g): return 1\ndef f(x): return A()",
+        tests="assert f(1)(lambda: 0) == 1",
+    ),
+    Attack("number too long to print", "def f(x): return 10 ** 5000", tests="assert f(1) == 2, f(1)"),
+    Attack("real-time signal", "import os\ndef f(x): os.kill(os.getpid(), 40)"),
     Attack("print passed", "print('passed')\nprint('{\"outcome\": \"completed\", \"held\": [0, 1]}')\ndef f(x): print('passed'); return 0"),
     Attack("object always equal", _eq("", "")),
     Attack("int always equal", _eq("(int)", "0")),
@@ -190,6 +204,30 @@ KERNEL = [
         "import ctypes\ndef f(x): return ctypes.CDLL(None).shmget(0x74326174, 4096, 0)",
         tests="assert f(1) >= 0",
     ),
+    Attack(
+        "memory that no limit counts",
+        "import ctypes, os\ndef f(x):\n libc = ctypes.CDLL(None)\n return libc.shmget(0, 1 << 25, 0o1600), libc.msgget(0, 0o1600), libc.memfd_create(b'x', 0)",
+        tests="assert max(f(1)) >= 0",
+    ),
+    Attack(
+        "numbers that the machine shares",
+        "import ctypes\ndef f(x):\n libc, a = ctypes.CDLL(None), ctypes.c_ulong(0)\n return libc.inotify_init1(0), libc.syscall(206, 1000, ctypes.byref(a))",
+        tests="assert max(f(1)) >= 0",
+    ),
+    Attack(
+        "limits of its keeper",
+        "import os, resource\ndef f(x):\n try: resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0)); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "terminals of others",
+        "import os\ndef f(x):\n try: return os.open('/dev/ptmx', os.O_RDWR) >= 0\n except OSError: return os.listdir('/dev/pts') != []",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "lock files of the system",
+        "import fcntl, os\ndef f(x):\n with open(os.__file__) as h: fcntl.flock(h, fcntl.LOCK_EX)\n return x + 1",
+    ),
     Attack("kernel modules", "import ctypes\ndef f(x): return ctypes.CDLL(None).delete_module(b'x', 0) or x + 1"),
     Attack("restart the machine", "import ctypes\ndef f(x): return ctypes.CDLL(None).reboot(0x1234567) or x + 1"),
 ]
@@ -328,17 +366,24 @@ EXHAUST = [
         ("memory", "timeout"),
     ),
     Attack("memory at once", "def f(x): return [0] * 10 ** 12", ("memory",)),
+    Attack(
+        "children that nobody waits for",
+        "import os, signal, time\ndef f(x):\n signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        " for _ in range(40):\n  if os.fork() == 0:\n   t = time.process_time()\n   while time.process_time() < t + 0.7: pass\n   os._exit(0)\n"
+        "  try: os.wait()\n  except OSError: pass\n return x + 1",
+        ("timeout",),
+    ),
     Attack("fork bomb", "import os\ndef f(x):\n while True:\n  try: os.fork()\n  except OSError: pass", ("timeout", "failed")),
     Attack(
         "too many processes",
-        "import os, time\ndef f(x):\n n = 0\n try:\n  while n < 64:\n   if os.fork() == 0: time.sleep(60)\n   n += 1\n except OSError: pass\n return n",
-        tests="assert f(1) == 64",
+        "import os, time\ndef f(x):\n n = 0\n try:\n  while n < 256:\n   if os.fork() == 0: time.sleep(60)\n   n += 1\n except OSError: pass\n return n",
+        tests="assert f(1) == 256",
     ),
     Attack(
         "too many threads",
-        "import threading, time\ndef f(x):\n threading.stack_size(65536)\n n = 0\n try:\n  while n < 64:\n"
+        "import threading, time\ndef f(x):\n threading.stack_size(65536)\n n = 0\n try:\n  while n < 256:\n"
         "   threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n   n += 1\n except RuntimeError: pass\n return n",
-        tests="assert f(1) == 64",
+        tests="assert f(1) == 256",
     ),
     Attack(
         "one large file",
