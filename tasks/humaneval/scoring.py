@@ -58,10 +58,9 @@ def plus_job(program: str, doc: Doc) -> Job:
 
 
 def _job(program: str, doc: Doc, test: str, dataset: str) -> Job:
+    entry = doc["entry_point"]
     known = reference(dataset, doc["task_id"], doc["prompt"] + doc["canonical_solution"])
-    return Job(
-        program, f"{test}\ncheck({doc['entry_point']})", doc["entry_point"], _helpers(doc["prompt"], test, doc["entry_point"]), known
-    )
+    return Job(program, f"{test}\ncheck({entry})", entry, _helpers(doc["prompt"], test, entry), known)
 
 
 @lru_cache(maxsize=1024)

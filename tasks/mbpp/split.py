@@ -24,9 +24,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
     """
     every = sorted(load_rows("mbpp_plus", "test"), key=lambda row: row["task_id"])  # EvalPlus's order
     if len(every) <= _SEEN:
-        raise T2Error(
-            f"mbpp_t2: the split needs more than {_SEEN} rows of MBPP+, and there are {len(every)}. Mend the file in T2_DATA_DIR."
-        )
+        raise T2Error(f"mbpp_t2 needs more than {_SEEN} rows of MBPP+, and there are {len(every)}. Mend the file in T2_DATA_DIR.")
     seen = every[:_SEEN]
     random.Random(_SEED).shuffle(seen)  # noqa: S311 - a published split, not a secret
     return {"train": seen[:_TRAIN], "validation": seen[_TRAIN:], "test": every[_SEEN:]}
