@@ -7,7 +7,7 @@ FAILING: dict[str, dict[str | int, str]] = {
         "HumanEval/32": "the published test unpacks the number that find_zero returns (`_poly(*candidate(*inp), inp)`): always a TypeError"
     },
     "mbpp": {},
-    "mbpp_plus": {},
+    "mbpp_plus": {255: "one input asks for the 1,663,740 ways to take 77 of 5 things with repetition, a gigabyte of tuples"},
 }
 
 
