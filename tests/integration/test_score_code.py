@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_code_tasks import HUMANEVAL_DOCS, HUMANEVAL_PLUS_DOCS, MBPP_DOCS, Scripted, ours
 
 from t2.harness import cli
 from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, UnusableTests, Verdict
 from t2.tasks import samples
+
+from .test_code_tasks import HUMANEVAL_DOCS, HUMANEVAL_PLUS_DOCS, MBPP_DOCS, Scripted, ours
 
 RIGHT, WRONG = "    return 3 * x\n", "    return x\n"
 
@@ -114,7 +115,7 @@ def test_broken_lines_are_named_and_the_rest_is_scored(
     path = write(data_dir, [completion(0, RIGHT), b"  ", *(line for line, _ in bad), hostile])
     assert cli.main(["score-code", str(path), "--quiet"]) == 1
     said = capsys.readouterr()
-    told = [line for line in said.err.splitlines() if ", line " in line]
+    told = [line for line in said.err.splitlines() if line.startswith(f"t2: {path}, line ")]
     assert len(told) == len(bad)
     for number, (line, (_, why)) in enumerate(zip(told, bad, strict=True), start=3):
         assert f"{path}, line {number}: " in line and why in line
@@ -237,7 +238,7 @@ def test_unusable_tests_of_one_line_do_not_stop_the_others(
     assert cli.main(["score-code", str(path), "--task", "humaneval", "--quiet"]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("5 problems, 5 samples, 5 passed\n")
-    assert [line.split(": ")[1] for line in said.err.splitlines() if ", line " in line] == [f"{path}, line 4", f"{path}, line 5"]
+    assert [line.split(": ")[1] for line in said.err.splitlines() if line.startswith("t2: ")] == [f"{path}, line {n}" for n in (4, 5)]
 
 
 def test_a_killed_run_goes_on_where_it_stopped(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
