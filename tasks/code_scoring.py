@@ -1,4 +1,4 @@
-"""What `humaneval` and `mbpp` share: candidates judged in the sandbox, all documents at once, and scored by pass@k.
+"""What the tasks of HumanEval and MBPP share: candidates judged in the sandbox, all documents at once, and scored by pass@k.
 
 The judging is a filter step: lm-eval gives a filter all replies of a task together, so programs run in parallel behind one progress bar,
 and what the filter returns (program and verdict, as JSON, since lm-eval logs anything but text by its repr) is what `--log_samples`
@@ -6,7 +6,7 @@ writes. A broken sandbox raises there and ends the run.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datasets import DatasetDict
@@ -14,6 +14,9 @@ from datasets import DatasetDict
 from ..harness.code_eval import estimate_pass_at_k, judge_predictions
 from ..harness.sandbox import Job, Sandbox
 from . import data
+
+# lm-eval's humaneval_64 has these.
+KS_64 = (2, 8, 16, 32, 64)
 
 # Reasons of a failed verdict that mean that there was no program to test, only text.
 _NOTHING_TO_RUN = ("missing_name",)
@@ -30,8 +33,18 @@ def load(t2_dataset: str, **rest: Any) -> DatasetDict:
     return data.load(t2_dataset, **rest)
 
 
-def judge(programs: Sequence[Sequence[str]], jobs: Sequence[Sequence[Job]], name: str) -> list[list[str]]:
-    """Judge every program and return, per document and program, ``{"program": text, "verdict": fields}`` as JSON for the log."""
+def judge(
+    programs: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], job: Callable[[str, Mapping[str, Any]], Job], name: str
+) -> list[list[str]]:
+    """Judge every program and return, per document and program, ``{"program": text, "verdict": fields}`` as JSON for the log.
+
+    Args:
+        programs: The programs of each document.
+        docs: The documents.
+        job: Makes the job of a program and its document.
+        name: For the progress bar.
+    """
+    jobs = [[job(program, doc) for program in group] for group, doc in zip(programs, docs, strict=True)]
     verdicts = judge_predictions(jobs, progress=f"{name}: run in the sandbox")
     return [
         [json.dumps({"program": p, "verdict": v.as_dict()}) for p, v in zip(group, judged, strict=True)]
@@ -39,18 +52,18 @@ def judge(programs: Sequence[Sequence[str]], jobs: Sequence[Sequence[Job]], name
     ]
 
 
-def score(logged: Sequence[str], metric: str, k: int = 1) -> dict[str, float]:
-    """Return ``{metric: pass@k, "extracted": share}`` of one document.
+def score(logged: Sequence[str], metric: str, ks: Sequence[int]) -> dict[str, float]:
+    """Return ``{metric: pass@k, …, "extracted": share}`` of one document.
 
     Args:
         logged: What `judge` returned for the document.
-        metric: lm-eval's name for it.
-        k: The k of pass@k.
+        metric: lm-eval's name for it, with `{}` for the k.
+        ks: Every k of pass@k.
     """
     judged = [json.loads(text) for text in logged]
     passed = sum(one["verdict"]["status"] == "passed" for one in judged)
     found = sum(_extracted(one) for one in judged)
-    return {metric: estimate_pass_at_k(len(judged), passed, k), "extracted": found / len(judged)}
+    return {metric.format(k): estimate_pass_at_k(len(judged), passed, k) for k in ks} | {"extracted": found / len(judged)}
 
 
 def _extracted(one: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Training tasks: the prompt and the verifiable reward of each data set that experts are trained on.
 
-Prompts and answer checks are those of the evaluation tasks, so that what is rewarded is what is scored. Only train splits are read.
+Prompts and answer checks are those of the evaluation tasks, so that what is rewarded is what is scored. Only train splits are read,
+or where a split of test rows is published (`mbpp_t2`) its training and validation rows.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from ..harness.fetch import load_rows
 from .answers import gsm8k_correct
 from .arc import forms as arc
 from .mbpp import forms as mbpp
+from .mbpp import split as mbpp_split
 
 Doc = Mapping[str, Any]
 
@@ -29,6 +31,7 @@ class TrainTask:
         correct: documents and replies, paired → True where the reply is right (reward +1, else -1).
         max_new_tokens: length of a reply at which it is cut.
         keep: documents that are left out of training where it says False.
+        published: returns the `train` and `validation` rows of a published split; None cuts the train split in half by the seed.
     """
 
     dataset: str
@@ -36,6 +39,7 @@ class TrainTask:
     correct: Callable[[Sequence[Doc], Sequence[str]], list[bool]]
     max_new_tokens: int
     keep: Callable[[Doc], bool] = lambda doc: True
+    published: Callable[[], Mapping[str, list[dict[str, Any]]]] | None = None
 
 
 def _each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
@@ -64,6 +68,7 @@ TASKS: dict[str, TrainTask] = {
     # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
     "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12, keep=_gsm8k_short),
     "mbpp": TrainTask("mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, keep=lambda doc: len(doc["code"]) <= 400),
+    "mbpp_t2": TrainTask("mbpp_plus", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, published=mbpp_split.rows),
 }
 
 
@@ -80,7 +85,7 @@ def train_task(name: str) -> TrainTask:
 
 @dataclass(frozen=True)
 class Split:
-    """The train part, cut into equal training and validation halves (the paper's appendix A.1).
+    """The train part, cut into training and validation (equal halves, the paper's appendix A.1, or a published split).
 
     Attributes:
         train, validation: documents.
@@ -93,14 +98,18 @@ class Split:
 
 
 def split_halves(task: TrainTask, seed: int) -> Split:
-    """Shuffle the train split by `seed` and cut it in half.
+    """Shuffle the train split by `seed` and cut it in half, or take the task's published split.
 
     Raises:
         FetchError: the train split cannot be had.
     """
-    rows = [dict(row) for row in load_rows(task.dataset, "train") if task.keep(row)]
-    random.Random(seed).shuffle(rows)  # noqa: S311 - a reproducible split, not a secret
-    half = len(rows) // 2
-    parts = {"train": rows[:half], "validation": rows[half:]}
+    if task.published:
+        rows = task.published()
+        parts = {name: [row for row in rows[name] if task.keep(row)] for name in ("train", "validation")}
+    else:
+        every = [dict(row) for row in load_rows(task.dataset, "train") if task.keep(row)]
+        random.Random(seed).shuffle(every)  # noqa: S311 - a reproducible split, not a secret
+        half = len(every) // 2
+        parts = {"train": every[:half], "validation": every[half:]}
     hashes = {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}
     return Split(parts["train"], parts["validation"], hashes)

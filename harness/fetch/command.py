@@ -15,7 +15,8 @@ from .model import locate_model
 
 _GROUPS = {
     "model": "the default model",
-    "data": "the test sets of all data sets",
+    "data": "the test sets of all data sets but EvalPlus's",
+    "plus": "EvalPlus's HumanEval+ and MBPP+, which only the hub has",
     "train": "the training and validation sets of all data sets",
 }
 
@@ -41,8 +42,8 @@ def targets(words: Sequence[str]) -> list[str]:
     for word in words or ["model", "data"]:
         if word == "model":
             found.append("model")
-        elif word == "data":
-            found += [f"{name}/test" for name in DATASETS]
+        elif word in ("data", "plus"):
+            found += [f"{name}/test" for name, entry in DATASETS.items() if entry.plus == (word == "plus")]
         elif word == "train":
             found += [f"{name}/{split}" for name, entry in DATASETS.items() for split in entry.splits if split != "test"]
         else:

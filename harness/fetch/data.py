@@ -167,7 +167,8 @@ def load_rows(dataset: str, split: str) -> list[Row]:
     """Return the rows of a benchmark split with the field names of the hub sets that lm-eval's tasks use.
 
     gsm8k: question, answer. math, math500: problem, level, type, solution, answer. humaneval: task_id, prompt, canonical_solution, test,
-    entry_point. mbpp: task_id (int), text, code, test_list, test_setup_code, challenge_test_list. arc_easy, arc_challenge: id, question,
+    entry_point. humaneval_plus: as humaneval. mbpp: task_id (int), text, code, test_list, test_setup_code, challenge_test_list. mbpp_plus:
+    task_id (int), prompt, code, test_list, test. arc_easy, arc_challenge: id, question,
     choices {text, label}, answerKey.
 
     Raises:

@@ -11,6 +11,13 @@ from .errors import SourceError
 from .rows import MBPP_SPLITS, normalise
 
 _ARC = {"arc_easy": "ARC-Easy", "arc_challenge": "ARC-Challenge"}
+_FILES = {
+    "math500": "math/math500.jsonl",
+    "humaneval": "humaneval/HumanEval.jsonl",
+    "humaneval_plus": "humaneval/HumanEvalPlus-OriginFmt.jsonl",
+    "mbpp": "mbpp/mbpp.jsonl",
+    "mbpp_plus": "mbpp/MbppPlus-OriginFmt.jsonl",
+}
 _ARC_SPLITS = {"train": "Train", "validation": "Dev", "test": "Test"}
 
 
@@ -18,9 +25,7 @@ def relative_path(dataset: str, split: str) -> str:
     """Return where ``T2_DATA_DIR`` has a split; the same file with ``.gz`` appended does as well."""
     if dataset in _ARC:
         return f"arc/{_ARC[dataset]}/{_ARC[dataset]}-{_ARC_SPLITS[split]}.jsonl"
-    return {"math500": "math/math500.jsonl", "humaneval": "humaneval/HumanEval.jsonl", "mbpp": "mbpp/mbpp.jsonl"}.get(
-        dataset, f"{dataset}/{split}.jsonl"
-    )
+    return _FILES.get(dataset, f"{dataset}/{split}.jsonl")
 
 
 def find(dataset: str, split: str) -> Path | None:

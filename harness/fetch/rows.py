@@ -67,6 +67,13 @@ def _mbpp(raw: Mapping[str, Any]) -> Row:
     }
 
 
+def _mbpp_plus(raw: Mapping[str, Any]) -> Row:
+    if not isinstance(raw["task_id"], int) or isinstance(raw["test_list"], str):
+        raise TypeError("'task_id' should be a whole number and 'test_list' a list")
+    texts = {name: _text(raw, name) for name in ("prompt", "code")}
+    return {"task_id": raw["task_id"], **texts, "test_list": [str(line) for line in raw["test_list"]], "test": _text(raw, "test")}
+
+
 def _arc(raw: Mapping[str, Any]) -> Row:
     """ARC from the hub (`choices` of two lists) or from its first publication (`question.stem`, a list of choices).
 
@@ -96,7 +103,9 @@ _ROW: dict[str, Callable[[Mapping[str, Any]], Row]] = {
     "math": _math,
     "math500": _math,
     "humaneval": _humaneval,
+    "humaneval_plus": _humaneval,
     "mbpp": _mbpp,
+    "mbpp_plus": _mbpp_plus,
     "arc_easy": _arc,
     "arc_challenge": _arc,
 }

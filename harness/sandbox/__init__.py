@@ -1,6 +1,6 @@
 """Untrusted code judged safely: jailed candidate, jailed judge, a typed verdict. See docs/sandbox.md."""
 
-from .core import Sandbox, active_kind, configured_kind, forget_kinds
+from .core import Sandbox, active_kind, configured_kind, forget_kinds, unusable
 from .verdict import Job, Kind, Limits, SandboxError, SandboxUnavailable, Status, UnusableTests, Verdict
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "active_kind",
     "configured_kind",
     "forget_kinds",
+    "unusable",
 ]

@@ -3,47 +3,14 @@
 Nothing here is trusted after the program is loaded: it may replace any of it. What it can send is bounded by what `codec.decode` accepts.
 """
 
-import json
+import builtins
 import os
-import resource
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 import codec
-
-
-def confine(settings: dict[str, Any]) -> None:
-    """Set limits for good, and give up the user id of the jail's builder; called before anything untrusted is read."""
-    limits = settings["limits"]
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:  # should memory run out, these go first
-            file.write("1000")
-    except OSError:
-        pass
-    if settings.get("uid"):
-        os.setgroups([])
-        os.setresgid(settings["uid"], settings["uid"], settings["uid"])
-        os.setresuid(settings["uid"], settings["uid"], settings["uid"])
-    if settings.get("guard"):
-        import ctypes
-
-        libc = ctypes.CDLL(None)
-        libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: nothing outlives the scoring process
-        libc.prctl(4, 0)  # PR_SET_DUMPABLE: no /proc/<pid>/mem for others of this user
-    for which, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
-        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, limits["processes"]),
-        (resource.RLIMIT_AS, limits["memory_bytes"]),
-    ):
-        hard = resource.getrlimit(which)[1]
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        # SIGXCPU ends the process with a status that names the cause; to one that blocks it SIGKILL comes a second later.
-        resource.setrlimit(which, (bound, bound + 1 if which == resource.RLIMIT_CPU and bound == value else bound))
 
 
 class _Worker:
@@ -84,7 +51,7 @@ class _Worker:
         if op != "call":
             return {"value": codec.encode(_OPERATIONS[op](target, *args), self.opaque)}
         kwargs = {k: codec.decode(v, self.objects.__getitem__) for k, v in request["kwargs"].items()}
-        watched = codec.has_mutable(["l", request["args"]]) and any(map(codec.has_mutable, request["args"]))
+        watched = any(map(codec.has_mutable, request["args"]))
         before = codec.encode(args, self.opaque) if watched else None
         reply = {"value": codec.encode(target(*args, **kwargs), self.opaque)}
         if watched and (after := codec.encode(args, self.opaque)) != before:
@@ -116,19 +83,18 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _describe(error: BaseException) -> list[str]:
+    """Name of the nearest builtin class, text, own name."""
     try:
         text = str(error)[:2000]
     except BaseException:
         text = ""
-    return [type(error).__name__, str(text)]
+    known = next((c.__name__ for c in type(error).__mro__ if getattr(builtins, c.__name__, None) is c), "Exception")
+    return [known, str(text), str(type(error).__name__)]
 
 
-def main() -> None:
-    """Serve the judge until it goes away; settings come as the first argument, as JSON."""
-    settings = json.loads(sys.argv[1])
-    sys.argv = ["candidate"]
-    confine(settings)
-    channel = codec.Channel(settings["read_fd"], settings["write_fd"], settings["limits"]["message_bytes"])
+def main(message_bytes: int) -> None:
+    """Serve the judge on descriptors 3 (calls) and 4 (replies) until it goes away."""
+    channel = codec.Channel(3, 4, message_bytes)
     channel.send({"hello": 1})
     try:
         _Worker(channel).serve()

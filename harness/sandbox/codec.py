@@ -33,7 +33,7 @@ _LIBRARY = {
     ("datetime", "time"): "iso",
     ("datetime", "timedelta"): "delta",
 }
-_SEQUENCES = {list: "l", tuple: "t", set: "s", frozenset: "f", type({}.keys()): "k", type({}.values()): "l"}
+_SEQUENCES = {list: "l", tuple: "t", set: "s", frozenset: "f", type({}.keys()): "k"}
 
 
 class CodecError(Exception):
@@ -179,7 +179,11 @@ def _decode_library(module: str, name: str, data: Any, items: Callable[..., Any]
 
 def has_mutable(node: Any) -> bool:
     """Whether encoded data holds a container that a callee could change in place."""
-    return type(node) is list and (node[0] in ("l", "d", "s", "y", "x") or any(has_mutable(x) for x in node[1:] if type(x) is list))
+    return (
+        type(node) is list
+        and bool(node)
+        and (node[0] in ("l", "d", "s", "y", "x") or any(has_mutable(x) for x in node[1:] if type(x) is list))
+    )
 
 
 class Channel:

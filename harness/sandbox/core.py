@@ -1,18 +1,20 @@
 """`Sandbox`: judge one program, or many in parallel; refuses to score on a machine where it does not work."""
 
+import functools
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import cast, get_args
 
 from ..errors import nearest
-from .jail import Jail, MissingBubblewrap, is_init_root
+from .jail import Jail, is_init_root
 from .plan import Plan, plan_tests
-from .run import run_job
-from .verdict import Cancelled, Job, Kind, Limits, SandboxError, SandboxUnavailable, UnusableTests, Verdict
+from .run import forget_processes, run_job
+from .verdict import Cancelled, Job, Kind, Limits, MissingPackage, SandboxError, SandboxUnavailable, UnusableTests, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Sandbox:
             raise SandboxError(f"Unknown kind of sandbox {kind!r}.{nearest(str(kind), get_args(Kind))}")
         self.kind: Kind = kind or configured_kind()
         self.limits = limits or Limits()
+        self._references: dict[Job, float] = {}  # CPU seconds of the reference solutions that have passed
 
     def check(self) -> None:
         """Make sure, once per process and kind, that a right program passes here and a wrong one fails.
@@ -86,7 +89,7 @@ class Sandbox:
             SandboxUnavailable: The machine cannot judge; never scored as a failure.
             UnusableTests: The tests cannot be judged.
         """
-        return self._judge(Job(code, tests, entry_point, helpers), None)
+        return self.judge_many([Job(code, tests, entry_point, helpers)])[0]
 
     def judge_many(
         self,
@@ -95,7 +98,7 @@ class Sandbox:
         progress: bool | str = False,
         done: Callable[[int, Verdict], None] | None = None,
     ) -> list[Verdict]:
-        """Judge many programs in parallel and return their verdicts in order.
+        """Judge many programs in parallel and return their verdicts in order; reference solutions first, where jobs have one.
 
         Args:
             jobs: What to judge.
@@ -104,7 +107,7 @@ class Sandbox:
             done: Called with (index, verdict) as each ends, from worker threads.
 
         Raises:
-            SandboxUnavailable: The machine cannot judge; the remaining jobs are given up.
+            SandboxUnavailable: The machine cannot judge, or a reference solution does not pass; the remaining jobs are given up.
             UnusableTests: The tests of a job cannot be judged.
         """
         listed = list(jobs)
@@ -112,18 +115,51 @@ class Sandbox:
             return []
         self.check()
         plans = [_plan(job) for job in listed]  # bad tests are found before anything has run
+        self._judge_references(listed, workers, progress)
+        limits = [self._limits(job) for job in listed]
+        return self._pool(listed, plans, limits, workers, progress, done or (lambda index, verdict: None))
+
+    def _limits(self, job: Job) -> Limits:
+        key = _reference(job)
+        return self.limits if key is None else self.limits.scaled(self._references[key])
+
+    def _judge_references(self, jobs: Sequence[Job], workers: int | None, progress: bool | str) -> None:
+        """The canary: what is known to be right must pass here and now, with ample time, before anything is scored."""
+        keys = {key for job in jobs if (key := _reference(job)) is not None and key not in self._references}
+        listed = sorted(keys, key=lambda job: job.tests)
+        ample = replace(self.limits, cpu_seconds=10 * self.limits.cpu_seconds, wall_seconds=10 * self.limits.wall_seconds)
+
+        def check(index: int, verdict: Verdict) -> None:
+            if not verdict.passed:
+                raise SandboxUnavailable(
+                    f"A reference solution does not pass its own tests ({verdict}). Either this machine cannot judge programs now, or the "
+                    f"data are wrong. Nothing is scored. The solution begins {listed[index].code.strip()[:80]!r}."
+                )
+            self._references[listed[index]] = verdict.seconds if verdict.cpu_seconds is None else verdict.cpu_seconds
+
+        named = f"{progress}, reference solutions" if isinstance(progress, str) else progress
+        self._pool(listed, [_plan(job) for job in listed], [ample] * len(listed), workers, named, check)
+
+    def _pool(
+        self,
+        jobs: Sequence[Job],
+        plans: Sequence[Plan],
+        limits: Sequence[Limits],
+        workers: int | None,
+        progress: bool | str,
+        done: Callable[[int, Verdict], None],
+    ) -> list[Verdict]:
         cancel = threading.Event()
-        bar = _bar(len(listed), progress)
+        bar = _bar(len(jobs), progress if jobs else False)
 
         def one(index: int) -> Verdict:
-            verdict = self._judge(listed[index], cancel, plans[index])
+            verdict = self._judge(jobs[index], plans[index], limits[index], cancel)
             bar.update()
-            if done is not None:
-                done(index, verdict)
+            done(index, verdict)
             return verdict
 
         with ThreadPoolExecutor(workers or usable_cores(), thread_name_prefix="t2-sandbox") as pool:
-            futures = [pool.submit(one, i) for i in range(len(listed))]
+            futures = [pool.submit(one, i) for i in range(len(jobs))]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = [f.exception() for f in futures if f.done() and f.exception()]
@@ -135,21 +171,22 @@ class Sandbox:
                 pool.shutdown(wait=True, cancel_futures=True)
                 bar.close()
 
-    def _judge(self, job: Job, cancel: threading.Event | None, plan: Plan | None = None) -> Verdict:
-        plan = plan or _plan(job)
+    def _judge(self, job: Job, plan: Plan, limits: Limits, cancel: threading.Event) -> Verdict:
         jail = self._jail()
-        verdict = run_job(jail, job, plan, self.limits, cancel)
+        verdict = run_job(jail, job, plan, limits, cancel)
         if verdict.reason == "tests":
-            raise UnusableTests(f"Tests that cannot be judged: {verdict.detail}.")
-        if verdict.status == "infrastructure_error":
+            if job.reference is None:
+                raise UnusableTests(f"Tests that cannot be judged: {verdict.detail}.")
+            verdict = replace(verdict, status="failed", reason="exception")  # the reference solution can be judged by them
+        if verdict.status == "infrastructure_error" or verdict.reason == "killed":  # maybe by the machine, for want of memory
             logger.warning("sandbox: %s; trying once more", verdict.detail)
-            verdict = run_job(jail, job, plan, self.limits, cancel)
+            verdict = run_job(jail, job, plan, limits, cancel)
         if verdict.status == "infrastructure_error":
             broken = _self_test(jail)
-            if broken or verdict.reason != "judge":
+            if broken or verdict.reason not in ("judge", "keeper"):
                 raise SandboxUnavailable(f"The sandbox stopped working: {broken or verdict.detail}. The run ends without a score.")
-            # Twice on a healthy machine: the candidate's values bring the judge down. That must not score, nor abort the run.
-            detail = f"the tests crashed on what the program returned: {verdict.detail}"
+            # Twice on a healthy machine: the candidate brings the judge or the keeper down. That must not score, nor abort the run.
+            detail = f"the program broke what judges it: {verdict.detail}"
             verdict = Verdict("failed", detail, verdict.seconds, reason="exception")
         if self.kind not in _used:
             _used.append(self.kind)
@@ -167,12 +204,39 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def unusable(job: Job) -> str | None:
+    """Why the tests of a job cannot be judged, as far as their source tells; None where nothing speaks against it."""
+    try:
+        _plan(job)
+    except UnusableTests as error:
+        return str(error)
+    return None
+
+
+def _reference(job: Job) -> Job | None:
+    """The job that judges the reference solution; entry points as a tuple, so that it can be a key."""
+    if job.reference is None:
+        return None
+    entry = job.entry_point
+    return Job(job.reference, job.tests, entry if entry is None or isinstance(entry, str) else tuple(entry), job.helpers)
+
+
 def _plan(job: Job) -> Plan:
     entry = job.entry_point
     try:
-        return plan_tests(job.tests, () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry))
+        return _cached_plan(job.tests, () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry))
     except ValueError as error:
         raise UnusableTests(f"Tests that cannot be judged: {error}.") from None
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+    forget_processes()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+_cached_plan = functools.lru_cache(maxsize=1024)(plan_tests)  # the same tests come with every candidate
 
 
 def _open_jail(kind: Kind) -> Jail:
@@ -185,7 +249,7 @@ def _open_jail(kind: Kind) -> Jail:
         try:
             jail = Jail(kind, own_ids=own_ids)
             broken = _self_test(jail)
-        except MissingBubblewrap:
+        except MissingPackage:
             raise
         except SandboxUnavailable as error:
             broken = str(error)
@@ -195,6 +259,7 @@ def _open_jail(kind: Kind) -> Jail:
                     warnings.warn(_WEAK, stacklevel=3)
                     logger.warning(_WEAK)
                 return jail
+            jail.close()
         reasons.append(broken or "")
     raise SandboxUnavailable(
         f"The sandbox ({kind}) does not work on this machine: {'; '.join(dict.fromkeys(reasons))}." + (_CURE if kind == "bwrap" else "")

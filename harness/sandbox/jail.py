@@ -1,10 +1,11 @@
-"""Command lines that start a jailed worker: bubblewrap, or a plain process with resource limits by explicit choice.
+"""The jail: bubblewrap around a warm process that forks the workers, or that process alone by explicit choice.
 
-As root the jail gets one user namespace per scoring process with a range of user ids that exist nowhere else, and each worker a
-number of its own out of it: the kernel does not count processes of user id 0, so a fork bomb could not be stopped there, and user id
-0 may write where files belong to root. As an ordinary user bubblewrap makes the user namespace.
+As root the jail gets one user namespace with a range of user ids that exist nowhere else, and each worker a number of its own out of it:
+the kernel does not count processes of user id 0, so a fork bomb could not be stopped there, and user id 0 may write where files belong
+to root. As an ordinary user bubblewrap makes the user namespace, and each worker gets one more inside it.
 """
 
+import atexit
 import contextlib
 import functools
 import glob
@@ -13,40 +14,75 @@ import json
 import os
 import random
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
-from dataclasses import asdict, replace
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .verdict import Kind, Limits, SandboxUnavailable
+from .seccomp import filter_program
+from .verdict import Kind, Limits, MissingPackage, SandboxUnavailable
 
 Role = Literal["candidate", "judge"]
 _HERE = Path(__file__).resolve().parent
 _INSIDE = "/t2"
 _IDS = 1 << 12
-_ENV = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # noqa: S108 (the jail's own /tmp)
+# One malloc arena: each reserves 64 MiB of address space, and glibc would make more of them on machines with more cores.
+_ENV = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}  # noqa: S108
 _NO_BWRAP = (
     "The sandbox for generated code needs bubblewrap, and there is no `bwrap` on the PATH. Install it (`apt-get install bubblewrap`), "
     "or set T2_SANDBOX=process to run generated code with resource limits only: no isolation from files and network, "
     "so only where that is acceptable."
 )
+_REPLY_SECONDS = 60.0
 
 
-class MissingBubblewrap(SandboxUnavailable):
-    """There is no `bwrap`; its message says how to get it."""
+@dataclass
+class Child:
+    """A started worker, by the process that keeps it.
+
+    Attributes:
+        pidfd: Descriptor of the keeper; readable when it, and in a jail everything that the worker has started, has ended.
+        group: Whether `kill` has to reach a process group (no pid namespace).
+    """
+
+    pidfd: int
+    group: bool
+
+    @property
+    def pid(self) -> int:
+        """Process id as this process sees it; -1 when it is gone."""
+        for line in Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines():
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+        return -1
+
+    def kill(self) -> None:
+        """End it and what it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.group and (pid := self.pid) > 0:
+                os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
 
 class Jail:
-    """How workers are started on this machine.
+    """Starts workers; its warm process starts with the first, and again where it has died.
 
     Args:
         kind: `bwrap` or `process`.
         own_ids: bwrap as root only: a user namespace with unused ids (see the module's text) instead of bubblewrap's own.
 
     Raises:
-        SandboxUnavailable: bubblewrap is missing, or the user namespace cannot be made.
+        MissingPackage: There is no bubblewrap or no libseccomp.
+        SandboxUnavailable: The user namespace cannot be made.
     """
 
     def __init__(self, kind: Kind, own_ids: bool = False) -> None:
@@ -55,69 +91,149 @@ class Jail:
         self._uids = itertools.cycle(range(1, _IDS))
         for _ in range(random.SystemRandom().randrange(_IDS)):  # two scoring processes rarely meet on a number
             next(self._uids)
+        self._lock = threading.Lock()
+        self._zygote: subprocess.Popen[bytes] | None = None
         if kind == "bwrap":
             found = shutil.which("bwrap")
             if found is None:
-                raise MissingBubblewrap(_NO_BWRAP)
+                raise MissingPackage(_NO_BWRAP)
             self.bwrap = found
-            self.options = _bwrap_options(found)
+            self._seccomp = filter_program().hex()
             if own_ids:
                 self.userns = _user_namespace()
+        _open_jails.add(self)
 
-    def command(self, role: Role, limits: Limits, fds: dict[str, int], scratch: str | None) -> tuple[list[str], dict[str, str], list[int]]:
-        """Return (argv, environment, descriptors to pass) of a worker.
+    def spawn(self, role: Role, limits: Limits, fds: Sequence[int], scratch: str | None) -> Child:
+        """Start a worker.
 
         Args:
-            role: Which worker.
+            role: What it becomes.
             limits: Its limits.
-            fds: Descriptor numbers by the name that the worker's settings give them.
-            scratch: Working directory of kind `process`; bwrap has its own /tmp.
-        """
-        settings: dict[str, Any] = {"limits": asdict(limits), "guard": self.kind == "process", **fds}
-        if self.userns is not None:
-            settings["uid"] = next(self._uids)
-        elif not _counted_per_namespace() or self.kind == "process":
-            settings["limits"]["processes"] += _tasks_of_user()
-        where = _INSIDE if self.kind == "bwrap" else str(_HERE)
-        boot = f"import sys; sys.path.append({where!r}); import {role}; sys.path.pop(); {role}.main()"
-        worker = [_python(), "-P", "-s", "-S", "-B", "-c", boot, json.dumps(settings)]
-        if self.kind == "process":
-            return worker, _ENV | {"HOME": scratch or "/"}, list(fds.values())
-        return self._wrap(limits, worker), _ENV, list(fds.values()) + ([self.userns] if self.userns is not None else [])
+            fds: Descriptors that it gets: for the keeper's report, for output, and the worker's 0, 3, 4, (5).
+            scratch: Working directory of kind `process`; in a jail /tmp is private.
 
-    def _wrap(self, limits: Limits, worker: list[str]) -> list[str]:
-        argv = [self.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        Raises:
+            OSError: The jail or the worker does not start; the text says why.
+        """
+        request: dict[str, Any] = {"role": role, "limits": asdict(limits), "scratch": scratch or "/tmp"}  # noqa: S108 (the jail's own)
         if self.userns is not None:
-            argv += ["--userns", str(self.userns), "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+            request["uid"] = next(self._uids)
+        elif not _counted_per_namespace() or self.kind == "process":
+            request["limits"]["processes"] += _tasks_of_user()
+        with self._lock:
+            if self._zygote is None:
+                self._open()
+            try:
+                socket.send_fds(self._control, [json.dumps(request).encode()], list(fds))
+                reply, received, _, _ = socket.recv_fds(self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            except OSError as error:
+                raise OSError(f"{error}; {self._close()}") from None
+            if not reply:
+                raise OSError(f"its warm process ended: {self._close()}")
+        if not received:
+            raise OSError(reply.decode(errors="replace"))
+        return Child(received[0], self.kind == "process")
+
+    def close(self) -> None:
+        """End the warm process, and with it all workers."""
+        with self._lock:
+            if self._zygote is not None:
+                self._close()
+
+    def _open(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(_REPLY_SECONDS)
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the warm process)
+        with theirs:
+            passed = [theirs.fileno()] + ([self.userns] if self.userns is not None else [])
+            try:
+                self._zygote = subprocess.Popen(
+                    self._command(theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._words,
+                    stderr=self._words,
+                    env=_ENV,
+                    pass_fds=passed,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError:
+                self._control.close()
+                self._words.close()
+                raise
+        try:
+            ready = self._control.recv(64)
+        except OSError as error:
+            ready, said = b"", f"{error}; "
         else:
-            # Without --cap-drop a root caller keeps its capabilities over the new namespaces and could remount the system writable.
-            argv += ["--unshare-user", "--cap-drop", "ALL"] + (["--disable-userns"] if "--disable-userns" in self.options else [])
-        argv += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--clearenv"]
+            said = ""
+        if not ready:
+            raise OSError(said + self._close())
+
+    def _close(self) -> str:
+        """Forget the warm process; return how it ended."""
+        zygote = self._zygote
+        assert zygote is not None  # noqa: S101 (for the type checker)
+        self._zygote = None
+        self._control.close()  # the sign for it to end
+        try:
+            zygote.wait(2)
+        except subprocess.TimeoutExpired:
+            zygote.kill()
+            zygote.wait()
+        self._words.seek(0)
+        words = self._words.read()[-600:].decode(errors="replace").strip()
+        self._words.close()
+        return f"exit status {zygote.returncode}: {words or 'it said nothing'}"
+
+    def forget(self) -> None:
+        """In a forked child of this process: leave the warm process to the parent."""
+        if self._zygote is not None:
+            self._control.close()
+            self._zygote.returncode = 0  # not ours to wait for
+            self._zygote = None
+        self._lock = threading.Lock()
+
+    def _command(self, control: int) -> list[str]:
+        settings = {"control_fd": control, "isolated": self.kind == "bwrap", "seccomp": self._seccomp if self.kind == "bwrap" else ""}
+        where = _INSIDE if self.kind == "bwrap" else str(_HERE)
+        boot = f"import sys; sys.path.append({where!r}); import zygote; sys.path.pop(); zygote.main()"
+        python = [_python(), "-P", "-s", "-S", "-B", "-c", boot, json.dumps(settings)]
+        if self.kind == "process":
+            return python
+        argv = [self.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"]
+        if self.userns is not None:
+            argv += ["--userns", str(self.userns), "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        else:
+            # Other ids would make a second namespace, without rights over the first. SETFCAP: to map user 0 in a worker's namespace.
+            argv += ["--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SETFCAP"]
+        argv += ["--cap-add", "CAP_SYS_ADMIN", "--hostname", "sandbox", "--clearenv"]
         for name, value in _ENV.items():
             argv += ["--setenv", name, value]
-        argv += _system_mounts()
-        # bubblewrap makes /proc/sys read-only only where it looks writable to its own user; an owner of those files could still write.
-        argv += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger"]
-        argv += ["--dev", "/dev", "--perms", "1777"]
-        # bubblewrap before 0.7 cannot bound a tmpfs: there /tmp is read-only rather than as large as the machine's memory.
-        sized = "--size" in self.options
-        argv += (["--size", str(limits.scratch_bytes)] if sized else []) + ["--tmpfs", "/tmp"]  # noqa: S108
-        argv += [] if sized else ["--remount-ro", "/tmp"]  # noqa: S108
-        return [*argv, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--", *worker]  # noqa: S108
+        argv += [*_system_mounts(), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]  # noqa: S108
+        return [*argv, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--as-pid-1", "--", *python]
+
+
+_open_jails: "weakref.WeakSet[Jail]" = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for jail in list(_open_jails):
+        jail.forget()
+
+
+@atexit.register
+def _close_all() -> None:
+    for jail in list(_open_jails):
+        jail.close()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 @functools.cache
 def _python() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-
-
-@functools.cache
-def _bwrap_options(bwrap: str) -> frozenset[str]:
-    try:
-        shown = subprocess.run([bwrap, "--help"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SandboxUnavailable(f"{bwrap} does not run: {error}") from None
-    return frozenset(word for word in shown.stdout.split() if word.startswith("--"))
 
 
 @functools.cache
@@ -186,7 +302,7 @@ def _user_namespace() -> int:
             first, count = max(zip(map(int, own[0::3]), map(int, own[2::3]), strict=True), key=lambda extent: extent[1])
             if count < 2 * _IDS:
                 raise SandboxUnavailable(f"only {count} user ids are mapped here")
-            start = min(1_879_048_192, first + count - _IDS - 1)
+            start = min(1_879_048_192, first + count - _IDS - 16)  # 65534 is nobody, whom files may belong to
             Path(f"/proc/{helper.pid}/{which}_map").write_text(f"0 0 1\n1 {start} {_IDS}\n")
         helper.stdin.write("mapped\n")
         helper.stdin.flush()
@@ -224,4 +340,4 @@ def _tasks_of_user() -> int:
 
 def judge_limits(limits: Limits) -> Limits:
     """Limits of the process that runs the tests: roomier, for the tests are trusted and the values they receive are bounded."""
-    return replace(limits, cpu_seconds=2 * limits.cpu_seconds + 10, memory_bytes=max(2 * limits.memory_bytes, 2 << 30), processes=4)
+    return replace(limits, cpu_seconds=10 * limits.cpu_seconds + 10, memory_bytes=max(2 * limits.memory_bytes, 2 << 30), processes=4)

@@ -1,9 +1,10 @@
 """The judge's process, inside a jail of its own: runs the trusted tests against proxies of the candidate's functions.
 
-It alone holds the report channel; the candidate has no descriptor of it and shares no process, user namespace or file with it.
+It alone holds the report channel; the candidate has no descriptor of it and shares no process and no file with it.
 """
 
 import builtins
+import contextlib
 import json
 import os
 import sys
@@ -11,7 +12,6 @@ from typing import Any
 
 import codec
 import marks
-from candidate import confine
 
 
 class CandidateLost(BaseException):
@@ -28,6 +28,7 @@ class Remote:
     def __init__(self, channel: codec.Channel) -> None:
         self.channel = channel
         self.handles: dict[int, Handle] = {}
+        self.named: set[int] = set()  # handles of the names that the tests take, as against objects that calls have returned
         self.lost: str | None = None
         self.unsupported: str | None = None
 
@@ -39,8 +40,7 @@ class Remote:
         """The number of a proxy; tests cannot send live objects of their own."""
         if type(value) is Handle:
             return object.__getattribute__(value, "_number")
-        self.unsupported = f"the tests pass a {type(value).__name__}, which cannot travel to the candidate"
-        raise codec.UnsupportedType(self.unsupported)
+        raise codec.UnsupportedType(f"the tests pass a {type(value).__name__}, which cannot travel to the candidate")
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send one request and return the reply, raising what the candidate raised."""
@@ -59,14 +59,20 @@ class Remote:
             self.lost = "protocol: reply is not an object"
             raise CandidateLost(self.lost)
         if "error" in reply:
-            raise _rebuild(reply["error"])
+            raise _rebuild(reply["error"], message["op"])
         return reply
 
     def operate(self, op: str, number: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """Perform `op` on a remote object and rebuild its value here."""
-        message = {"op": op, "handle": number, "args": [codec.encode(a, self.opaque) for a in args]}
-        if kwargs is not None:
-            message["kwargs"] = {k: codec.encode(v, self.opaque) for k, v in kwargs.items()}
+        message: dict[str, Any] = {"op": op, "handle": number}
+        try:
+            message["args"] = [codec.encode(a, self.opaque) for a in args]
+            if kwargs is not None:
+                message["kwargs"] = {k: codec.encode(v, self.opaque) for k, v in kwargs.items()}
+        except codec.UnsupportedType as error:
+            if number in self.named:  # the tests' doing; elsewhere the candidate has returned something that they do not expect
+                self.unsupported = str(error)
+            raise TypeError(str(error)) from None
         reply = self.ask(message)
         try:
             value = codec.decode(reply.get("value"), self.handle)
@@ -127,15 +133,17 @@ class Handle:
         return self._do("bool") is True
 
 
-def _rebuild(error: Any) -> BaseException:
-    name, text = (str(error[0]), str(error[1])) if type(error) is list and len(error) == 2 else ("Exception", "")
+def _rebuild(error: Any, op: str) -> BaseException:
+    """The builtin exception that the candidate raised, or the builtin that its own class derives from."""
+    name, text, own = map(str, error) if type(error) is list and len(error) == 3 else ("Exception", "", "Exception")
     cls = getattr(builtins, name, None)
-    if isinstance(cls, type) and issubclass(cls, BaseException):
-        try:
+    # `all` and `map` take a StopIteration for the end of their input; only an iterator of the candidate may say so.
+    quiet = name in ("StopIteration", "StopAsyncIteration") and op != "next"
+    plain = name in ("Exception", "BaseException") and own != name
+    if isinstance(cls, type) and issubclass(cls, BaseException) and not quiet and not plain:
+        with contextlib.suppress(Exception):
             return cls(text)
-        except Exception:
-            return RemoteError(f"{name}: {text}")
-    return RemoteError(f"{name}: {text}")
+    return RemoteError(f"{own}: {text}")
 
 
 def _replace(mine: Any, theirs: Any) -> None:
@@ -174,8 +182,10 @@ class Judge:
 
     def _load(self) -> dict[str, Any] | None:
         self.space: dict[str, Any] = {"__name__": "tests"}
-        if self.job["helpers"]:
+        try:
             exec(compile(self.job["helpers"], "<helpers>", "exec"), self.space)  # noqa: S102 (trusted source)
+        except Exception as error:
+            return {"outcome": "unusable", "detail": f"the helpers do not run: {type(error).__name__}: {error}"}
         try:
             reply = self.remote.ask({"op": "load", "source": self.job["candidate"], "names": self.job["names"]})
         except CandidateLost:
@@ -188,7 +198,7 @@ class Judge:
             self._bind(dict(reply["names"]))
         except (codec.CodecError, KeyError, TypeError, ValueError, IndexError):
             return self._lost("protocol: malformed names")
-        missing = [n for n in self.job["entry_points"] if n not in self.space]
+        missing = [n for n in self.job["entry_points"] if n not in reply["names"]]
         if missing:
             return {"outcome": "failed", "reason": "missing_name", "detail": f"the program does not define {', '.join(missing)}"}
         return None
@@ -199,7 +209,9 @@ class Judge:
             if name not in defined or (name in trusted and name not in self.job["entry_points"]):
                 continue
             if defined[name][0] != "m":
-                self.space[name] = codec.decode(defined[name][1], self.remote.handle)
+                value = self.space[name] = codec.decode(defined[name][1], self.remote.handle)
+                if type(value) is Handle:
+                    self.remote.named.add(self.remote.opaque(value))
             elif name in sys.stdlib_module_names:  # the program imported it and the tests use it: the real one, never the candidate's
                 self.space[name] = __import__(name)
 
@@ -236,25 +248,26 @@ class Judge:
 
 
 def _raised(error: BaseException, reason: str, where: str) -> dict[str, Any]:
-    text = f"{error}" if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    try:
+        text = str(error)
+    except Exception:  # a number too long to print
+        text = ""
+    text = text if isinstance(error, RemoteError) else f"{type(error).__name__}: {text}".removesuffix(": ")
     return {"outcome": "memory" if isinstance(error, MemoryError) else "failed", "reason": reason, "detail": f"{text[:300]} {where}"}
 
 
-def main() -> None:
-    """Read the job from stdin, judge it, and report on the report descriptor."""
-    settings = json.loads(sys.argv[1])
-    sys.argv = ["judge"]
-    with os.fdopen(0, "rb") as stdin:
-        job = json.loads(stdin.read())
+def main(message_bytes: int) -> None:
+    """Read the job from descriptor 0, judge the candidate behind 3 (replies) and 4 (calls), and report on 5."""
+    with os.fdopen(0, "rb") as file:
+        job = json.loads(file.read())
     os.open(os.devnull, os.O_RDONLY)  # descriptor 0 again
-    confine(settings)
 
     def report(message: dict[str, Any]) -> None:
         data = memoryview(json.dumps(message | {"nonce": job["nonce"]}).encode() + b"\n")
         while data:
-            data = data[os.write(settings["report_fd"], data) :]
+            data = data[os.write(5, data) :]
 
-    remote = Remote(codec.Channel(settings["read_fd"], settings["write_fd"], settings["limits"]["message_bytes"]))
+    remote = Remote(codec.Channel(3, 4, message_bytes))
     try:
         remote.channel.receive()
     except (EOFError, codec.CodecError):

@@ -8,35 +8,40 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import selectors
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .jail import Jail, Role, judge_limits
+from .jail import Child, Jail, Role, judge_limits
 from .plan import Plan
-from .verdict import Cancelled, Job, Limits, Verdict
+from .verdict import Cancelled, Job, Limits, SandboxUnavailable, Verdict
 
 _TICK = 0.25  # seconds between looks at the clock and at the cancel flag
 _KEEP = 4096  # bytes of a worker's output kept for error messages
-_STRETCH = 6  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
+_STRETCH = 30  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
+_LAST_WORDS = 0.5  # seconds for a worker to end by itself once its channel is closed, for its CPU time to be known
+_KILL_SECONDS = 60.0
 
 
 @dataclass
 class _Worker:
-    """A started jail: its process, the pipe of its output, and what came out."""
+    """A started worker: its keeper, the pipes of its output and of the keeper's report, and what came out."""
 
-    process: subprocess.Popen[bytes]
+    child: Child
     output: int
+    status: int
     scratch: str | None
+    pid: int = -1
     tail: bytes = b""
     printed: int = 0
     code: int | None = None
+    cpu_seconds: float | None = None
     killed: bool = False
 
     def drain(self) -> bool:
@@ -50,38 +55,36 @@ class _Worker:
         return bool(data)
 
     def reap(self, grace: float) -> None:
-        """Wait up to `grace` seconds for the end, then kill the whole group."""
-        deadline = time.monotonic() + grace
-        pause = 0.001
-        while self.code is None:
-            self.code = self.process.poll()
-            if self.code is not None:
-                return
-            if time.monotonic() >= deadline:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)
-                self.killed = True
-                deadline = float("inf")
-            else:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.02)
+        """Wait up to `grace` seconds for the end, then kill everything that it has started; take the keeper's report.
+
+        Raises:
+            SandboxUnavailable: It cannot be killed.
+        """
+        if self.code is not None or self.killed:
+            return
+        if not _readable(self.child.pidfd, grace):
+            self.killed = True
+            self.child.kill()
+            if not _readable(self.child.pidfd, _KILL_SECONDS):
+                raise SandboxUnavailable(f"The sandbox's process {self.pid} cannot be killed. The run ends without a score.")
+        with contextlib.suppress(BlockingIOError):
+            if report := os.read(self.status, 256):
+                self.code, self.cpu_seconds = json.loads(report)
 
     def close(self) -> None:
-        """Kill what is left, free the descriptor and the scratch directory."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.code is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.reap(0)
-        os.close(self.output)
-        if self.scratch:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        """Kill what is left, free the descriptors and the scratch directory."""
+        try:
+            self.reap(0)
+        finally:
+            for fd in (self.output, self.status, self.child.pidfd):
+                os.close(fd)
+            if self.scratch:
+                shutil.rmtree(self.scratch, ignore_errors=True)
 
     @property
     def signal(self) -> int | None:
-        """The signal that ended it, directly or as bubblewrap reports it (128 + n)."""
-        if self.code is None:
-            return None
-        return -self.code if self.code < 0 else self.code - 128 if 128 < self.code < 160 else None
+        """The signal that ended it."""
+        return -self.code if self.code is not None and self.code < 0 else None
 
     def said(self) -> str:
         """The end of its output, for a message."""
@@ -91,30 +94,95 @@ class _Worker:
         return clean(self.tail.decode(errors="replace").strip()[-600:]) or "it said nothing"
 
 
+def _readable(fd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(int(1000 * seconds)))
+
+
 def clean(text: str, limit: int = 500) -> str:
     """Make text from a candidate safe to print: one line, no control characters, bounded."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def _activity(root: int) -> tuple[bool, float]:
-    """Whether any process below `root` runs, waits for a core or for the disk (a sleeper does not), and the CPU seconds of all of them."""
-    parents: dict[int, int] = {}
-    seen: dict[int, tuple[bool, int]] = {}
+@dataclass
+class _Usage:
+    """What the processes below one use: CPU seconds with those of children waited for, the same of each process alone, bytes of memory."""
+
+    cpu_seconds: float = 0.0
+    own: dict[int, float] = field(default_factory=dict)
+    memory_bytes: int = 0
+
+
+class _Processes:
+    """The process table, read at most every `_TICK` seconds for all watchers together."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.read = float("-inf")
+        self.table: dict[int, tuple[int, float, float, int]] = {}
+
+    def usage(self, root: int) -> _Usage:
+        """Sum over the processes below `root`."""
+        with self.lock:
+            if time.monotonic() - self.read > _TICK:
+                self.table, self.read = _process_table(), time.monotonic()
+            table = self.table
+        total = _Usage()
+        for pid, (_, own, children, memory) in table.items():
+            above = pid
+            while above in table and above != root:
+                above = table[above][0]
+            if above == root:
+                total.cpu_seconds += own + children
+                total.own[pid] = own
+                total.memory_bytes += memory
+        return total
+
+
+def _process_table() -> dict[int, tuple[int, float, float, int]]:
+    """Process id → (parent, CPU seconds of its own, of its children waited for, resident bytes)."""
+    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    table = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{entry.name}/stat", "rb") as file:
-                fields = file.read().rsplit(b")", 1)[1].split()  # from the third field of proc(5) on
-                parents[int(entry.name)] = int(fields[1])
-                seen[int(entry.name)] = (fields[0] in (b"R", b"D"), sum(int(x) for x in fields[11:15]))
-    busy, ticks = False, 0
-    for pid, (runs, used) in seen.items():
-        above = pid
-        while above in parents and above != root:
-            above = parents[above]
-        if above == root:
-            busy, ticks = busy or runs, ticks + used
-    return busy, ticks / os.sysconf("SC_CLK_TCK")
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = _stat(f"/proc/{entry.name}/stat")
+                own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+                table[int(entry.name)] = (int(fields[1]), own / tick, children / tick, int(fields[21]) * page)
+    return table
+
+
+def _stat(path: str) -> list[bytes]:
+    """Fields of proc(5) from the third, the state, on."""
+    with open(path, "rb") as file:
+        return file.read().rsplit(b")", 1)[1].split()
+
+
+def _computes(pid: int) -> bool:
+    """Whether a thread of the process runs, or waits for a core or the disk; a sleeper does not."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, IndexError):
+                if _stat(f"/proc/{pid}/task/{thread}/stat")[0] in (b"R", b"D"):
+                    return True
+    return False
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals have no names
+        return f"signal {number}"
+
+
+_processes = _Processes()
+
+
+def forget_processes() -> None:
+    """In a forked child: a lock that another thread of the parent held would never open."""
+    _processes.lock = threading.Lock()
 
 
 def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.Event | None = None) -> Verdict:
@@ -122,6 +190,7 @@ def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.
 
     Raises:
         Cancelled: `cancel` was set meanwhile.
+        SandboxUnavailable: A worker cannot be killed.
     """
     secret = secrets.token_hex(16)
     fds = _Pipes()
@@ -142,18 +211,23 @@ def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.
         calls_r, calls_w = fds.pipe()
         replies_r, replies_w = fds.pipe()
         report_r, report_w = fds.pipe()
-        candidate = _start(jail, "candidate", limits, {"read_fd": calls_r, "write_fd": replies_w}, subprocess.DEVNULL, fds)
+        nothing = fds.keep(os.open(os.devnull, os.O_RDONLY))
+        candidate = _start(jail, "candidate", limits, (nothing, calls_r, replies_w), fds)
         workers.append(candidate)
-        judge = _start(jail, "judge", judge_limits(limits), {"read_fd": replies_r, "write_fd": calls_w, "report_fd": report_w}, source, fds)
+        judge = _start(jail, "judge", judge_limits(limits), (source, replies_r, calls_w, report_w), fds)
         workers.append(judge)
-        fds.close(calls_r, calls_w, replies_r, replies_w, report_w, source)
-        return _Watch(candidate, judge, report_r, secret, plan, limits, cancel).verdict()
+        fds.close(calls_r, calls_w, replies_r, replies_w, report_w, source, nothing)
+        verdict = _Watch(candidate, judge, report_r, secret, plan, limits, cancel).verdict()
+        if verdict.passed:  # the judge's end closes the candidate's channel, and that ends the candidate
+            judge.reap(_LAST_WORDS)
+            candidate.reap(_LAST_WORDS)
+        return replace(verdict, cpu_seconds=candidate.cpu_seconds)
     except OSError as error:
         return Verdict("infrastructure_error", f"cannot start a jail: {error}")
     finally:
-        for worker in workers:
-            worker.close()
         fds.close_all()
+        for worker in reversed(workers):
+            worker.close()
 
 
 class _Pipes:
@@ -179,17 +253,21 @@ class _Pipes:
         self.close(*tuple(self.open))
 
 
-def _start(jail: Jail, role: Role, limits: Limits, named: dict[str, int], stdin: int, fds: _Pipes) -> _Worker:
+def _start(jail: Jail, role: Role, limits: Limits, channel: tuple[int, ...], fds: _Pipes) -> _Worker:
     scratch = tempfile.mkdtemp(prefix="t2-sandbox-") if jail.kind == "process" else None
     out_r, out_w = fds.pipe()
+    status_r, status_w = fds.pipe()
     os.set_blocking(out_r, False)
-    argv, env, passed = jail.command(role, limits, named, scratch)
-    process = subprocess.Popen(
-        argv, stdin=stdin, stdout=out_w, stderr=out_w, env=env, pass_fds=passed, cwd=scratch or "/", start_new_session=True
-    )
-    fds.close(out_w)
-    fds.open.discard(out_r)  # the worker's from here on
-    return _Worker(process, out_r, scratch)
+    os.set_blocking(status_r, False)
+    try:
+        child = jail.spawn(role, limits, (status_w, out_w, *channel), scratch)
+    except OSError:
+        if scratch:
+            os.rmdir(scratch)
+        raise
+    fds.close(out_w, status_w)
+    fds.open -= {out_r, status_r}  # the worker's from here on
+    return _Worker(child, out_r, status_r, scratch, child.pid)
 
 
 @dataclass
@@ -206,6 +284,7 @@ class _Watch:
     pending: bytes = b""
     ready: float | None = None
     look: float = float("inf")
+    seen: dict[int, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def verdict(self) -> Verdict:
@@ -234,13 +313,19 @@ class _Watch:
         if self.ready is None:
             if now - self.began > self.limits.startup_seconds:
                 return self._end("infrastructure_error", f"no jail after {self.limits.startup_seconds} s: {self.candidate.said()}")
-        elif now > self.look:
+            return None
+        used = _processes.usage(self.candidate.pid)
+        # The kernel's limits are for each process; here for all that it forked, those included that nobody has waited for.
+        self.seen |= used.own
+        seconds = max(used.cpu_seconds, sum(self.seen.values()))
+        if seconds > 2 * self.limits.cpu_seconds:
+            return self._end("timeout", f"used {seconds:.0f} s of CPU in several processes", limit="cpu")
+        if used.memory_bytes > 2 * self.limits.memory_bytes:
+            return self._end("memory", f"used {used.memory_bytes >> 20} MiB in several processes")
+        if now > self.look:
             waited = now - self.ready
-            busy, used = _activity(self.candidate.process.pid)
-            if used > 2 * self.limits.cpu_seconds:  # the kernel's limit is for each process; here for all that it forked
-                return self._end("timeout", f"used {used:.0f} s of CPU in several processes", limit="cpu")
-            busy = busy or _activity(self.judge.process.pid)[0]
-            if waited > _STRETCH * self.limits.wall_seconds or not busy:
+            computing = any(map(_computes, [*used.own, *_processes.usage(self.judge.pid).own]))
+            if waited > _STRETCH * self.limits.wall_seconds or not computing:
                 return self._end("timeout", f"no result after {waited:.0f} s", limit="wall")
             self.look = now + 1.0
         return None
@@ -300,7 +385,7 @@ class _Watch:
             self.candidate.reap(1.0)
             self.judge.reap(1.0)
             who = self.candidate if outcome == "no_candidate" or self.candidate.code else self.judge
-            return self._end("infrastructure_error", f"a jail did not start (exit status {who.code}): {who.said()}")
+            return self._end("infrastructure_error", f"a worker did not start (exit status {who.code}): {who.said()}")
         # After the start only values of the candidate can have brought the judge to its limits.
         self.judge.reap(2.0)
         if self._out_of_time(self.judge, judge_limits(self.limits)):
@@ -322,9 +407,11 @@ class _Watch:
             return self._end("failed", "the program closed its channel to the tests", reason="protocol")
         if self._out_of_time(self.candidate, self.limits):
             return self._end("timeout", f"used {self.limits.cpu_seconds} s of CPU", limit="cpu")
+        if self.candidate.code is None:
+            return self._end("infrastructure_error", "the candidate's keeper was killed", reason="keeper")
         number = self.candidate.signal
         if number == signal.SIGKILL:
-            return self._end("memory", "killed (SIGKILL): most likely for memory, unless by itself")
+            return self._end("memory", "killed (SIGKILL): most likely for memory, unless by itself", reason="killed")
         if number is not None:
-            return self._end("failed", f"crashed by {signal.Signals(number).name}", reason="exit")
+            return self._end("failed", f"crashed by {_signal_name(number)}", reason="exit")
         return self._end("failed", f"the program ended itself (exit status {self.candidate.code}) during the tests", reason="exit")

@@ -1,7 +1,8 @@
 """The sandbox's vocabulary: what is judged (`Job`), under which limits (`Limits`), with which outcome (`Verdict`)."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ..errors import T2Error
@@ -18,6 +19,10 @@ class SandboxUnavailable(SandboxError):
     """The sandbox cannot be started or its self-test fails on this machine."""
 
 
+class MissingPackage(SandboxUnavailable):
+    """A program or library of the system is not there; the message says how to get it."""
+
+
 class UnusableTests(SandboxError):
     """The tests themselves cannot be judged: they do not compile, assert nothing, or pass arguments that cannot travel."""
 
@@ -31,10 +36,10 @@ class Limits:
     """What one candidate may use. CPU seconds are the limit that decides, so that a loaded machine scores like an idle one.
 
     Attributes:
-        cpu_seconds: CPU time of each process of the candidate; whole seconds.
+        cpu_seconds: CPU time of each process of the candidate; whole seconds. All together may use twice as much.
         wall_seconds: From the moment both jails are up until the tests have ended. It ends sleepers and deadlocks; what is still
-            computing then gets up to six times as long, and its CPU seconds decide.
-        memory_bytes: Address space of each process of the candidate.
+            computing then gets up to thirty times as long, and its CPU seconds decide.
+        memory_bytes: Address space of each process of the candidate; all together may hold twice as much.
         processes: Processes and threads of the candidate together.
         file_bytes: Size of one file that the candidate writes.
         scratch_bytes: All of the candidate's private /tmp.
@@ -46,12 +51,17 @@ class Limits:
     cpu_seconds: int = 5
     wall_seconds: float = 20.0
     memory_bytes: int = 1 << 30
-    processes: int = 16
+    processes: int = 64
     file_bytes: int = 16 << 20
     scratch_bytes: int = 64 << 20
     output_bytes: int = 4 << 20
     message_bytes: int = 16 << 20
     startup_seconds: float = 60.0
+
+    def scaled(self, reference_seconds: float) -> "Limits":
+        """Limits for programs whose reference solution uses so many CPU seconds: at least these, and ten times what it needs."""
+        cpu = max(self.cpu_seconds, math.ceil(10 * reference_seconds))
+        return replace(self, cpu_seconds=cpu, wall_seconds=self.wall_seconds * cpu / self.cpu_seconds)
 
     def __post_init__(self) -> None:
         bad = [f"{name}={value!r}" for name, value in asdict(self).items() if value <= 0]
@@ -70,12 +80,15 @@ class Job:
             None: every name that the tests use but do not define.
         helpers: Trusted source run beside the tests; names that it defines are not taken from the candidate
             (HumanEval's prompts define helpers, and a candidate must not redefine them).
+        reference: A program known to pass these tests. It is judged first, once for all jobs that share it: where it fails the
+            machine (or the data) is broken and nothing is scored, and where it is slow the limits grow with it.
     """
 
     code: str
     tests: str
     entry_point: str | Sequence[str] | None = None
     helpers: str = ""
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +99,17 @@ class Verdict:
         status: The outcome; only `passed` scores.
         detail: One line for people; text from the candidate in it is shortened and escaped.
         seconds: Wall seconds from both jails being up to the end.
+        cpu_seconds: CPU time of all of the candidate's processes; None where the jail ended without a count.
         limit: Which limit a `timeout` hit.
         test: Index of the assert (in source order) that failed, where one did.
-        reason: Machine-readable cause of a `failed`: assertion, exception, load, missing_name, exit, protocol, incomplete.
+        reason: Machine-readable cause of a `failed`: assertion, exception, load, missing_name, exit, protocol, incomplete; of a
+            `memory`: killed.
     """
 
     status: Status
     detail: str = ""
     seconds: float = 0.0
+    cpu_seconds: float | None = None
     limit: Literal["cpu", "wall"] | None = None
     test: int | None = None
     reason: str | None = None

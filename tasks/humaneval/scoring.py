@@ -1,11 +1,14 @@
-"""HumanEval: programs from replies, judged by each document's `check`."""
+"""HumanEval and HumanEval+: programs from replies, judged by each document's `check`."""
 
 import ast
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ...harness.sandbox import Job
 from .. import code_scoring
+from ..evalplus import straight_tests
+from ..references import reference
 
 Doc = Mapping[str, Any]
 
@@ -22,26 +25,51 @@ def complete_block(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[
 
 def judge(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
     """Run the programs in the sandbox; the filter step whose output is logged."""
-    jobs = [[_job(program, doc) for program in group] for group, doc in zip(programs, docs, strict=True)]
-    return code_scoring.judge(programs, jobs, "humaneval")
+    return code_scoring.judge(programs, docs, job, "humaneval")
+
+
+def judge_plus(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
+    """As `judge`, by EvalPlus's tests."""
+    return code_scoring.judge(programs, docs, plus_job, "humaneval_plus")
 
 
 def process_results(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `pass@1` and `extracted` of one document."""
-    return code_scoring.score(results[0], "pass@1")
+    return code_scoring.score(results[0], "pass@{}", [1])
 
 
-def _job(program: str, doc: Doc) -> Job:
-    tests = f"{doc['test']}\ncheck({doc['entry_point']})"
-    return Job(program, tests, doc["entry_point"], _helpers(doc))
+def process_results_64(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return `pass@2` to `pass@64` and `extracted` of one document with 64 replies."""
+    return code_scoring.score(results[0], "pass@{}", code_scoring.KS_64)
 
 
-def _helpers(doc: Doc) -> str:
+def job(program: str, doc: Doc) -> Job:
+    """One program with a document's `check`."""
+    return _job(program, doc, doc["test"], "humaneval")
+
+
+def plus_job(program: str, doc: Doc) -> Job:
+    """One program with the `check` of a HumanEval+ document.
+
+    Raises:
+        UnusableTests: The document's tests are not of EvalPlus's form.
+    """
+    return _job(program, doc, straight_tests(doc["test"]), "humaneval_plus")
+
+
+def _job(program: str, doc: Doc, test: str, dataset: str) -> Job:
+    entry = doc["entry_point"]
+    known = reference(dataset, doc["task_id"], doc["prompt"] + doc["canonical_solution"])
+    return Job(program, f"{test}\ncheck({entry})", entry, _helpers(doc["prompt"], test, entry), known)
+
+
+@lru_cache(maxsize=1024)
+def _helpers(prompt: str, test: str, entry_point: str) -> str:
     """The prompt, where it defines a function that the tests use (`poly` beside `find_zero`): a candidate must not redefine that."""
     try:
-        tree = ast.parse(doc["prompt"])
+        tree = ast.parse(prompt)
     except SyntaxError:
         return ""
-    others = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - {doc["entry_point"]}
-    used = {n.id for n in ast.walk(ast.parse(doc["test"])) if isinstance(n, ast.Name)}
-    return doc["prompt"] if others & used else ""
+    others = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - {entry_point}
+    used = {n.id for n in ast.walk(ast.parse(test)) if isinstance(n, ast.Name)} if others else set()
+    return prompt if others & used else ""

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...harness.sandbox import Sandbox
-from .scoring import job
+from .scoring import job, plus_job
 
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def chat_prompt(doc: Mapping[str, Any]) -> str:
-    """Return the user's message for one MBPP document (text, test_list)."""
+    """Return the user's message for one document of MBPP (text, test_list) or MBPP+ (prompt, test_list)."""
     tests = "\n".join(doc["test_list"])
-    return f"{doc['text']}\nYour code should pass these tests:\n{tests}\nReply with the Python code only, in a ```python block."
+    text = doc.get("text") or doc["prompt"]
+    return f"{text}\nYour code should pass these tests:\n{tests}\nReply with the Python code only, in a ```python block."
 
 
 def extract_code(reply: str) -> str:
@@ -23,10 +24,10 @@ def extract_code(reply: str) -> str:
 
 
 def correct(docs: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> list[bool]:
-    """Judge replies in the sandbox: True where all asserts of the document pass.
+    """Judge replies in the sandbox: True where all asserts of the document pass (for MBPP+, EvalPlus's).
 
     Raises:
         SandboxUnavailable: the sandbox cannot run here.
     """
-    jobs = [job(extract_code(reply), doc) for doc, reply in zip(docs, replies, strict=True)]
+    jobs = [(plus_job if "test" in doc else job)(extract_code(reply), doc) for doc, reply in zip(docs, replies, strict=True)]
     return [verdict.passed for verdict in Sandbox().judge_many(jobs)]

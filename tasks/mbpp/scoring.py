@@ -1,15 +1,18 @@
-"""MBPP: programs from replies, judged by each document's three asserts."""
+"""MBPP and MBPP+: programs from replies, judged by each document's three asserts, or by EvalPlus's tests."""
 
 import ast
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ...harness.errors import T2Error
 from ...harness.sandbox import Job
 from .. import code_scoring
+from ..evalplus import straight_tests
+from ..references import reference
 
 Doc = Mapping[str, Any]
 _BLOCK = re.compile(r"```(?:\w+)?\n?(.*?)\n?```", re.DOTALL)
@@ -28,13 +31,22 @@ def _first_block(reply: str) -> str:
 
 def judge(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
     """Run the programs in the sandbox; the filter step whose output is logged."""
-    jobs = [[job(program, doc) for program in group] for group, doc in zip(programs, docs, strict=True)]
-    return code_scoring.judge(programs, jobs, "mbpp")
+    return code_scoring.judge(programs, docs, job, "mbpp")
+
+
+def judge_plus(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
+    """As `judge`, by EvalPlus's tests."""
+    return code_scoring.judge(programs, docs, plus_job, "mbpp_plus")
 
 
 def process_results(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `pass_at_1` and `extracted` of one document."""
-    return code_scoring.score(results[0], "pass_at_1")
+    return code_scoring.score(results[0], "pass_at_{}", [1])
+
+
+def process_results_64(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return `pass_at_2` to `pass_at_64` and `extracted` of one document with 64 replies."""
+    return code_scoring.score(results[0], "pass_at_{}", code_scoring.KS_64)
 
 
 def job(program: str, doc: Doc) -> Job:
@@ -42,17 +54,33 @@ def job(program: str, doc: Doc) -> Job:
 
     lm-eval leaves the set-up out, so that the one test document that has some (367) cannot be solved there.
     """
-    tests = "\n".join([doc.get("test_setup_code") or "", *doc["test_list"][:3]])
-    return Job(program, tests, _entry_points(doc["code"], tests) or None)
+    return _job(program, doc, "\n".join([doc.get("test_setup_code") or "", *doc["test_list"][:3]]), "mbpp")
 
 
-def _entry_points(solution: str, tests: str) -> list[str]:
+def plus_job(program: str, doc: Doc) -> Job:
+    """One program with the tests of an MBPP+ document.
+
+    Raises:
+        UnusableTests: The document's tests are not of EvalPlus's form.
+    """
+    return _job(program, doc, straight_tests(doc["test"]), "mbpp_plus")
+
+
+def _job(program: str, doc: Doc, tests: str, dataset: str) -> Job:
+    known = reference(dataset, doc["task_id"], doc["code"])
+    return Job(program, tests, _entry_points(doc["code"], tests) or None, reference=known)
+
+
+@lru_cache(maxsize=1024)
+def _entry_points(solution: str, tests: str) -> tuple[str, ...]:
     """The names that the tests take from the reference solution: some are called as builtins are (`sum`), and then no other way tells."""
     try:
         defined = {n.name for n in ast.parse(solution).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     except SyntaxError:
-        return []
-    return sorted(defined & {n.id for n in ast.walk(ast.parse(tests)) if isinstance(n, ast.Name)})
+        return ()
+    tree = ast.parse(tests)
+    own = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    return tuple(sorted((defined - own) & {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}))
 
 
 def few_shot() -> list[dict[str, Any]]:

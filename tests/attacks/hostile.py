@@ -40,6 +40,20 @@ FALSE_PASS = [
     Attack("raise KeyboardInterrupt", "def f(x): raise KeyboardInterrupt"),
     Attack("raise GeneratorExit", "def f(x): raise GeneratorExit"),
     Attack("raise StopIteration", "def f(x): raise StopIteration", tests="assert all(f(x) == x + 1 for x in (1, 2))"),
+    Attack(
+        "StopIteration through map",
+        "def f(x): raise StopIteration",
+        tests="assert all(map(lambda t: f(t[0]) == t[1], [(1, 2), (3, 4)]))",
+    ),
+    Attack("dict view as a list", "def f(): return {1: 2}.values()", tests="assert f() == [2]"),
+    Attack("object that cannot be sliced", "class A: pass\ndef f(x): return A()", tests="assert f(1)[:2] == [1, 2]"),
+    Attack(
+        "object that takes what cannot travel",
+        "class A:\n def __call__(s, g): return 1\ndef f(x): return A()",
+        tests="assert f(1)(lambda: 0) == 1",
+    ),
+    Attack("number too long to print", "def f(x): return 10 ** 5000", tests="assert f(1) == 2, f(1)"),
+    Attack("real-time signal", "import os\ndef f(x): os.kill(os.getpid(), 40)"),
     Attack("print passed", "print('passed')\nprint('{\"outcome\": \"completed\", \"held\": [0, 1]}')\ndef f(x): print('passed'); return 0"),
     Attack("object always equal", _eq("", "")),
     Attack("int always equal", _eq("(int)", "0")),
@@ -105,6 +119,33 @@ FALSE_PASS = [
         "import os, sys\nfor fd in range(3, 256):\n try: os.write(fd, (b'\\x00\\x00\\x00\\x0b{\"value\":1}' + b'\\xff' * 64))\n except OSError: pass\n"
         "def f(x): return 0",
     ),
+    Attack("invalid UTF-8 printed", "import os\ndef f(x):\n os.write(1, b'\\xff\\xfe\\x80' * 999); os.write(2, b'\\xc3'); return 0"),
+    Attack(
+        "invalid UTF-8 as a reply",
+        "import os\ndef f(x):\n os.write(4, b'\\x00\\x00\\x00\\x04\\xff\\xfe\\xfd\\xfc'); return 0",
+    ),
+    Attack("null bytes in a reply", "def f(x): return '\\0' * 99"),
+    Attack(
+        "a thread that answers for it",
+        "import os, threading\ndef answer():\n while True:\n  try: os.write(4, b'\\x00\\x00\\x00\\x0b{\"value\":2}')\n  except OSError: return\n"
+        "def f(x):\n threading.Thread(target=answer, daemon=True).start()\n return 0",
+        ("failed", "timeout", "memory"),
+    ),
+    Attack(
+        "a daemon thread that never ends",
+        "import threading\ndef spin():\n while True: pass\nthreading.Thread(target=spin, daemon=True).start()\ndef f(x): return 0",
+        ("failed", "timeout"),
+    ),
+    Attack(
+        "a child that goes on as the candidate",
+        "import os\ndef f(x):\n if os.fork(): os._exit(0)\n os.setsid()\n return 0",
+    ),
+    Attack("memory of the interpreter", "import ctypes\ndef f(x):\n ctypes.memset(id(2), 0, 4096); return 0"),
+    Attack(
+        "own answers as a dict of a class",
+        "class D(dict):\n def __getitem__(s, k): return 2\n def get(s, k, d=None): return 2\ndef f(x): return D()",
+        tests="assert f(1)[0] == 2\nassert f(1).get(0) == 2\nassert f(1) == {0: 2}",
+    ),
     Attack("odd exception", "class E(Exception):\n def __str__(s): raise E\n def __repr__(s): raise E\ndef f(x): raise E"),
     Attack("exception group", "def f(x): raise BaseExceptionGroup('x', [SystemExit(0)])"),
     Attack("undefined", "def g(x): return x + 1"),
@@ -117,6 +158,78 @@ FALSE_PASS = [
         tests="for a, b in zip(f(1), [1, 2]):\n    assert a == b",
     ),
     Attack("truth without value", "class A:\n def __bool__(s): return True\ndef f(x): return A()", tests="assert f(1) is True"),
+]
+
+KERNEL = [
+    Attack("set the clock", "import time\ndef f(x):\n time.clock_settime(time.CLOCK_REALTIME, time.time() + 3600); return x + 1"),
+    Attack("host name", "import socket\ndef f(x):\n socket.sethostname('t2-was-here'); return x + 1"),
+    Attack(
+        "trace its parent",
+        "import ctypes, os\ndef f(x): return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)",
+        tests="assert f(1) == 0",
+    ),
+    Attack(
+        "read the memory of its parent",
+        "import ctypes, os\ndef f(x):\n b = ctypes.create_string_buffer(8)\n v = (ctypes.c_void_p * 2)(ctypes.addressof(b), 8)\n"
+        " r = (ctypes.c_void_p * 2)(id(None), 8)\n return ctypes.CDLL(None).process_vm_readv(os.getppid(), v, 1, r, 1, 0)",
+        tests="assert f(1) == 8",
+    ),
+    Attack(
+        "enter other namespaces",
+        "import ctypes, os\ndef f(x):\n for p in (1, os.getppid()):\n  for n in ('mnt', 'pid', 'net', 'user'):\n"
+        "   try: fd = os.open(f'/proc/{p}/ns/{n}', 0)\n   except OSError: continue\n   if ctypes.CDLL(None).setns(fd, 0) == 0: return True\n"
+        " return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "unmount what hides",
+        "import ctypes\ndef f(x): return [ctypes.CDLL(None).umount2(p, 2) for p in (b'/tmp', b'/proc', b'/usr')]",
+        tests="assert 0 in f(1)",
+    ),
+    Attack(
+        "devices",
+        "import os\ndef f(x):\n for p in ('/dev/mem', '/dev/kmem', '/dev/sda', '/dev/vda', '/dev/kvm', '/dev/fuse', '/dev/loop-control'):\n"
+        "  try: os.open(p, os.O_RDWR); return True\n  except OSError: pass\n"
+        " try: os.mknod('/tmp/d', 0o60666, os.makedev(254, 0)); os.open('/tmp/d', 0); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "set-uid copy",
+        "import os, shutil\ndef f(x):\n p = shutil.copy('/usr/bin/env', '/tmp/e')\n"
+        " try: os.chown(p, 0, 0); os.chmod(p, 0o6755); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "shared memory of others",
+        "import ctypes\ndef f(x): return ctypes.CDLL(None).shmget(0x74326174, 4096, 0)",
+        tests="assert f(1) >= 0",
+    ),
+    Attack(
+        "memory that no limit counts",
+        "import ctypes, os\ndef f(x):\n libc = ctypes.CDLL(None)\n return libc.shmget(0, 1 << 25, 0o1600), libc.msgget(0, 0o1600), libc.memfd_create(b'x', 0)",
+        tests="assert max(f(1)) >= 0",
+    ),
+    Attack(
+        "numbers that the machine shares",
+        "import ctypes\ndef f(x):\n libc, a = ctypes.CDLL(None), ctypes.c_ulong(0)\n return libc.inotify_init1(0), libc.syscall(206, 1000, ctypes.byref(a))",
+        tests="assert max(f(1)) >= 0",
+    ),
+    Attack(
+        "limits of its keeper",
+        "import os, resource\ndef f(x):\n try: resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0)); return True\n except OSError: return False",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "terminals of others",
+        "import os\ndef f(x):\n try: return os.open('/dev/ptmx', os.O_RDWR) >= 0\n except OSError: return os.listdir('/dev/pts') != []",
+        tests="assert f(1) is True",
+    ),
+    Attack(
+        "lock files of the system",
+        "import fcntl, os\ndef f(x):\n with open(os.__file__) as h: fcntl.flock(h, fcntl.LOCK_EX)\n return x + 1",
+    ),
+    Attack("kernel modules", "import ctypes\ndef f(x): return ctypes.CDLL(None).delete_module(b'x', 0) or x + 1"),
+    Attack("restart the machine", "import ctypes\ndef f(x): return ctypes.CDLL(None).reboot(0x1234567) or x + 1"),
 ]
 
 ESCAPE = [
@@ -150,8 +263,8 @@ ESCAPE = [
         tests="assert f(1) is True",
     ),
     Attack(
-        "see the judge",
-        "import glob\ndef f(x):\n return any(b'judge.main' in open(p, 'rb').read() for p in glob.glob('/proc/[0-9]*/cmdline'))",
+        "see the processes that keep it",
+        "import glob\ndef f(x):\n return any(b'zygote.main' in open(p, 'rb').read() for p in glob.glob('/proc/[0-9]*/cmdline'))",
         tests="assert f(1) is True",
     ),
     Attack(
@@ -234,18 +347,43 @@ EXHAUST = [
         "def f(x):\n a = []\n while True:\n  try: a.append(' ' * (1 << 24))\n  except MemoryError: a.append(0)",
         ("memory", "timeout"),
     ),
+    Attack(
+        "zip bomb",
+        "import zlib\ndef f(x):\n c = zlib.compressobj(9, zlib.DEFLATED, -15)\n"
+        " chunk = c.compress(bytes(1 << 20)) + c.flush(zlib.Z_FULL_FLUSH)\n return zlib.decompress(chunk * 4096, -15)",
+        ("memory", "timeout"),
+    ),
+    Attack(
+        "zip bomb on the disk",
+        "import io, zipfile\ndef f(x):\n b = io.BytesIO()\n with zipfile.ZipFile(b, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as z:\n"
+        "  for i in range(9): z.writestr(str(i), bytes(8 << 20))\n zipfile.ZipFile(b).extractall('/tmp'); return x + 1",
+        ("failed", "timeout"),
+    ),
+    Attack(
+        "memory of many processes",
+        "import os, time\ndef f(x):\n for _ in range(12):\n  if os.fork() == 0:\n   a = [b'x' * (1 << 20) for _ in range(300)]\n   time.sleep(60)\n"
+        " time.sleep(60)",
+        ("memory", "timeout"),
+    ),
     Attack("memory at once", "def f(x): return [0] * 10 ** 12", ("memory",)),
+    Attack(
+        "children that nobody waits for",
+        "import os, signal, time\ndef f(x):\n signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        " for _ in range(40):\n  if os.fork() == 0:\n   t = time.process_time()\n   while time.process_time() < t + 0.7: pass\n   os._exit(0)\n"
+        "  try: os.wait()\n  except OSError: pass\n return x + 1",
+        ("timeout",),
+    ),
     Attack("fork bomb", "import os\ndef f(x):\n while True:\n  try: os.fork()\n  except OSError: pass", ("timeout", "failed")),
     Attack(
         "too many processes",
-        "import os, time\ndef f(x):\n n = 0\n try:\n  while n < 64:\n   if os.fork() == 0: time.sleep(60)\n   n += 1\n except OSError: pass\n return n",
-        tests="assert f(1) == 64",
+        "import os, time\ndef f(x):\n n = 0\n try:\n  while n < 256:\n   if os.fork() == 0: time.sleep(60)\n   n += 1\n except OSError: pass\n return n",
+        tests="assert f(1) == 256",
     ),
     Attack(
         "too many threads",
-        "import threading, time\ndef f(x):\n threading.stack_size(65536)\n n = 0\n try:\n  while n < 64:\n"
+        "import threading, time\ndef f(x):\n threading.stack_size(65536)\n n = 0\n try:\n  while n < 256:\n"
         "   threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n   n += 1\n except RuntimeError: pass\n return n",
-        tests="assert f(1) == 64",
+        tests="assert f(1) == 256",
     ),
     Attack(
         "one large file",
@@ -288,4 +426,4 @@ SYNTAX = [
     Attack("empty", ""),
 ]
 
-ALL = FALSE_PASS + ESCAPE + EXHAUST + SYNTAX
+ALL = FALSE_PASS + ESCAPE + KERNEL + EXHAUST + SYNTAX

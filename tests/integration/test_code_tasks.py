@@ -3,6 +3,8 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,19 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from t2.harness.errors import T2Error
 from t2.harness.fetch import FetchError, load_rows
-from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, core
+from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, Verdict, core
 from t2.tasks.humaneval import scoring as humaneval
 from t2.tasks.mbpp import scoring as mbpp
+from t2.tasks.references import FAILING
+from t2.tasks.samples import FORMS
 
 OURS = Path(__file__).resolve().parents[2] / "tasks"
 THEIRS = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"  # type: ignore[union-attr, arg-type]
-NAMES = ["humaneval", "humaneval_instruct", "mbpp", "mbpp_instruct"]
+NAMES = [
+    "humaneval", "humaneval_instruct", "humaneval_plus", "humaneval_64", "humaneval_64_instruct",
+    "mbpp", "mbpp_instruct", "mbpp_plus", "mbpp_plus_instruct",
+]  # fmt: skip
+OWN_VERSIONS = {"mbpp_instruct": 1.1, "mbpp_plus": 1.1, "mbpp_plus_instruct": 1.1}
 
 HUMANEVAL_DOCS = [
     {
@@ -46,7 +54,33 @@ MBPP_DOCS = [
     }
     for i in range(3)
 ]
-DOCS = {"humaneval": HUMANEVAL_DOCS, "mbpp": MBPP_DOCS}
+LOOP = "for i, (inp, exp) in enumerate(zip(inputs, results)):"
+_CHECK = """import numpy as np
+
+def assertion(out, exp, atol):
+    assert out == exp
+
+def check(candidate):
+    inputs = [[2], [0], [-7]]
+    results = [RESULTS]
+    LOOP
+        assertion(candidate(*inp), exp, 0)
+"""
+HUMANEVAL_PLUS_DOCS = [
+    doc | {"test": _CHECK.replace("RESULTS", f"{2 * (i + 3)}, 0, {-7 * (i + 3)}").replace("LOOP", LOOP)}
+    for i, doc in enumerate(HUMANEVAL_DOCS)
+]
+MBPP_PLUS_DOCS = [
+    {
+        "task_id": i,
+        "prompt": doc["text"],
+        "code": doc["code"],
+        "test_list": doc["test_list"],
+        "test": f"inputs = [[1], [-5]]\nresults = [{1 + i}, {i - 5}]\n{LOOP}\n    assertion(add(*inp), exp, 0)",
+    }
+    for i, doc in enumerate(MBPP_DOCS)
+]
+DOCS = {"humaneval": HUMANEVAL_DOCS, "mbpp": MBPP_DOCS, "humaneval_plus": HUMANEVAL_PLUS_DOCS, "mbpp_plus": MBPP_PLUS_DOCS}
 
 
 def rows(name: str, split: str) -> list[dict[str, Any]]:
@@ -57,7 +91,8 @@ def rows(name: str, split: str) -> list[dict[str, Any]]:
 
 
 def made(name: str) -> Callable[..., DatasetDict]:
-    return lambda **_: DatasetDict({"test": Dataset.from_list(DOCS[name.split("_")[0]])})
+    plus = "_plus" * ("_plus" in name or name == "mbpp_t2")
+    return lambda **_: DatasetDict({"test": Dataset.from_list(DOCS[name.split("_")[0] + plus])})
 
 
 def failing(jobs: list[tuple[str, Job]]) -> list[str]:
@@ -68,7 +103,7 @@ def failing(jobs: list[tuple[str, Job]]) -> list[str]:
 def test_all_reference_solutions_of_humaneval_pass() -> None:
     docs = rows("humaneval", "test")
     assert len(docs) == 164
-    assert failing([(d["task_id"], humaneval._job(d["prompt"] + d["canonical_solution"], d)) for d in docs]) == []
+    assert failing([(d["task_id"], humaneval.job(d["prompt"] + d["canonical_solution"], d)) for d in docs]) == []
 
 
 def test_reference_solutions_of_mbpp_pass() -> None:
@@ -80,10 +115,40 @@ def test_reference_solutions_of_mbpp_pass() -> None:
     assert failing([(str(i), mbpp.job(d["code"], d)) for i, d in chosen.items()]) == []
 
 
+def test_reference_solutions_of_mbpp_plus_pass_by_every_kind_of_oracle() -> None:
+    docs = {d["task_id"]: d for d in rows("mbpp_plus", "test")}
+    assert len(docs) == 378
+    # Sets (7), not None (737), a reference function (88, 630), floats (82), atol 1e-4 (312), a spread.
+    chosen = [7, 737, 88, 630, 82, 312, *list(docs)[5::50]]
+    assert failing([(str(i), mbpp.plus_job(docs[i]["code"], docs[i])) for i in chosen]) == []
+    broken = docs[88] | {"code": "def freq_count(list1):\n    list1.clear()\n    return {}"}
+    assert not Sandbox().judge_many([replace(mbpp.plus_job(broken["code"], docs[88]), reference=None)])[0].passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "split", "count"), [("mbpp", "test", 500), ("mbpp", "validation", 90), ("mbpp", "train", 374), ("mbpp_plus", "test", 378)]
+)
+def test_every_reference_solution_passes_but_those_listed(name: str, split: str, count: int) -> None:
+    docs = rows(name, split)
+    assert len(docs) == count
+    job = mbpp.plus_job if name == "mbpp_plus" else mbpp.job
+    assert failing([(str(d["task_id"]), job(d["code"], d)) for d in docs if d["task_id"] not in FAILING[name]]) == []
+
+
+def test_a_row_whose_reference_is_known_to_fail_is_judged_without_one() -> None:
+    doc = HUMANEVAL_PLUS_DOCS[0]
+    assert humaneval.plus_job("", doc).reference == doc["prompt"] + doc["canonical_solution"]
+    assert humaneval.plus_job("", doc | {"task_id": "HumanEval/32"}).reference is None
+    assert humaneval.job("", HUMANEVAL_DOCS[0] | {"task_id": "HumanEval/32"}).reference is not None
+    assert mbpp.job("", MBPP_DOCS[0]).reference == MBPP_DOCS[0]["code"]
+    assert mbpp.plus_job("", MBPP_PLUS_DOCS[0] | {"task_id": 255}).reference is None
+
+
 def test_wrong_completions_of_humaneval_do_not_pass() -> None:
     docs = rows("humaneval", "test")[::12]
     bodies = ["    return None\n", "    import os; os._exit(0)\n", "", "    return ("]
-    jobs = [humaneval._job(d["prompt"] + body, d) for d in docs for body in bodies]
+    jobs = [humaneval.job(d["prompt"] + body, d) for d in docs for body in bodies]
     assert [v.status for v in Sandbox().judge_many(jobs) if v.passed] == []
 
 
@@ -120,12 +185,13 @@ def test_prompts_are_lm_evals_own(name: str, chat: bool) -> None:
             ]
         )
     assert prompts[0] == prompts[1]
-    assert ("similar_elements" in prompts[0][0]) == name.startswith("mbpp")
+    assert ("similar_elements" in prompts[0][0]) == (name in ("mbpp", "mbpp_instruct", "mbpp_plus"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_lm_evals_own(name: str) -> None:
     mine = load_yaml(OURS / name.split("_")[0] / f"{name}.yaml", resolve_func=False)
+    assert {"custom_dataset", "process_results"} <= set(mine)
     upstream = load_yaml(THEIRS / name.split("_")[0] / f"{name}.yaml", resolve_func=False)
     for key in (
         "doc_to_text",
@@ -136,11 +202,21 @@ def test_settings_are_lm_evals_own(name: str) -> None:
         "gen_prefix",
         "target_delimiter",
         "output_type",
+        "dataset_path",
+        "dataset_name",
     ):
         assert mine.get(key) == upstream.get(key), key
-    assert mine["metadata"]["version"] == (1.1 if name == "mbpp_instruct" else upstream["metadata"]["version"])
+    assert mine["metadata"]["version"] == OWN_VERSIONS.get(name, upstream["metadata"]["version"])
     assert [f["name"] for f in mine["filter_list"]] == [f["name"] for f in upstream.get("filter_list", [{"name": "none"}])]
     assert "unsafe_code" not in mine
+    if ks := next((metric["k"] for metric in upstream["metric_list"] if "k" in metric), None):
+        assert [metric["metric"] for metric in mine["metric_list"]] == [*(f"pass@{k}" for k in ks), "extracted"]
+
+
+def test_no_task_of_ours_is_unsafe() -> None:
+    names = [path.stem for path in OURS.glob("*/*.yaml") if path.parent.name in ("humaneval", "mbpp")]
+    assert sorted(names) == sorted([*NAMES, "mbpp_64", "mbpp_t2"]) == sorted(FORMS)
+    assert [name for name in names if "unsafe_code" in load_yaml(OURS / name.split("_")[0] / f"{name}.yaml", resolve_func=False)] == []
 
 
 class Scripted(LM):
@@ -182,6 +258,31 @@ def test_mbpp_in_lm_eval() -> None:
     results = evaluate("mbpp", lambda prompt: next(replies))
     assert results["results"]["mbpp"]["pass_at_1,none"] == pytest.approx(1 / 3)
     assert results["results"]["mbpp"]["extracted,none"] == pytest.approx(2 / 3)
+
+
+def test_plus_tasks_judge_by_the_plus_tests() -> None:
+    # Right for 2 and 0 (HumanEval's tests) and for 1, 2 and 3 (MBPP's), not for what EvalPlus adds.
+    wrong = "    return -1 if x < 0 else 3 * x\n"
+    scores = evaluate("humaneval_plus", lambda p: wrong if "Return 3 " in p else f"    return {4 + ('Return 5' in p)} * x\n")["results"]
+    assert scores["humaneval_plus"]["pass@1,create_test"] == pytest.approx(2 / 3)
+    for name in ("mbpp_plus", "mbpp_t2"):
+        replies = iter(["def add(x):\n  return abs(x)", "def add(x):\n  return x + 1", "def add(x):\n  return x + 2"])
+        assert evaluate(name, lambda p, replies=replies: next(replies))["results"][name]["pass_at_1,none"] == pytest.approx(2 / 3)
+
+
+def test_64_samples_are_scored_by_the_unbiased_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(self: Sandbox, jobs: list[Job], *rest: Any) -> list[Verdict]:  # 192 jails would take a quarter of a minute
+        return [Verdict("passed" if "right" in job.code else "failed") for job in jobs]
+
+    monkeypatch.setattr(Sandbox, "judge_many", judged)
+    right = {0: 0, 1: 3, 2: 64}
+    for name, metric, score in (("humaneval_64", "pass@{}", "create_test"), ("mbpp_64", "pass_at_{}", "none")):
+        made_replies = iter(f"    {'right' if i < right[doc] else 'wrong'}" for doc in range(3) for i in range(64))
+        found = evaluate(name, lambda p, made_replies=made_replies: next(made_replies))["results"][name]
+        for k in (2, 8, 16, 32, 64):
+            expected = (0 + (1 - comb(61, k) / comb(64, k)) + 1) / 3
+            assert found[f"{metric.format(k)},{score}"] == pytest.approx(expected)
+        assert not any("1," in key for key in found if key.startswith("pass"))
 
 
 def test_instruct_forms_take_the_code_block() -> None:

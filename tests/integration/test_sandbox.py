@@ -74,6 +74,7 @@ assert grow(xs, d, s) is None
 assert (xs, d, s) == ([2, 1], {"n": [1]}, set())
 nested(x)
 assert x == [[9]]
+assert same((), [()], ((),), {}) == (((), [()], ((),), {}), {})
 """
     assert sandbox.judge(code, tests, entry_point=["same", "grow", "nested"]).passed
 
@@ -98,7 +99,10 @@ assert root.left == root.left and root != root.left and root.left.left.left is N
 
 
 def test_exceptions_of_the_program_reach_the_tests_as_builtins(sandbox: Sandbox) -> None:
-    code = "class Own(Exception): pass\ndef f(x):\n    raise {0: ValueError('v'), 1: KeyError('k'), 2: Own('o')}[x]"
+    code = (
+        "class Own(Exception): pass\nclass Derived(ValueError): pass\n"
+        "def f(x):\n    raise {0: ValueError('v'), 1: KeyError('k'), 2: Own('o'), 3: Derived('d')}[x]"
+    )
     tests = """
 def raised(x):
     try: f(x)
@@ -106,6 +110,7 @@ def raised(x):
 assert raised(0) == ("ValueError", "v")
 assert raised(1)[0] == "KeyError"
 assert raised(2) == ("RemoteError", "Own: o")
+assert raised(3) == ("ValueError", "d")
 """
     assert sandbox.judge(code, tests, entry_point="f").passed
 
@@ -128,6 +133,14 @@ assert raised(2) == ("RemoteError", "Own: o")
             "f",
             "passed",
         ),
+        (
+            "from concurrent.futures import ThreadPoolExecutor as T\nimport time\n"
+            "def f(x):\n with T(32) as t: return sum(t.map(lambda i: time.sleep(0.01) or i, range(100)))",
+            "assert f(1) == 4950",
+            "f",
+            "passed",
+        ),
+        ("def f(x):\n try: exit(3)\n except SystemExit as e: return e.code", "assert f(1) == 3", "f", "passed"),
         ("def f(n): return n and 1 + f(n - 1)", "assert f(900) == 900", "f", "passed"),
         ("def f(x):\n print('noise' * 9000, flush=True)\n return x", "assert f(1) == 1", "f", "passed"),
         ("def f(s): return list(set(s))", "assert f('abcde') == f('abcde')", "f", "passed"),
@@ -169,6 +182,11 @@ def test_a_helper_of_the_prompt_cannot_be_redefined(sandbox: Sandbox) -> None:
     assert sandbox.judge(prompt + "    return 3", "assert check_root(root())", entry_point="root", helpers=prompt).passed
 
 
+def test_a_function_that_only_the_helpers_define_is_missing(sandbox: Sandbox) -> None:
+    verdict = sandbox.judge("x = 1", "assert f(1) is None", entry_point="f", helpers="def f(x):\n '''doc'''")
+    assert verdict.reason == "missing_name", str(verdict)
+
+
 def test_tests_that_stop_early_do_not_pass(sandbox: Sandbox) -> None:
     for tests in ("import sys\nassert f(1) == 1\nsys.exit(0)\nassert f(1) == 2", "try:\n    assert f(1) == 2\nexcept AssertionError: pass"):
         assert sandbox.judge("def f(x): return x", tests, entry_point="f").status == "failed"
@@ -178,6 +196,20 @@ def test_tests_that_stop_early_do_not_pass(sandbox: Sandbox) -> None:
 def test_tests_that_cannot_be_judged_are_an_error_not_a_score(sandbox: Sandbox, tests: str) -> None:
     with pytest.raises(UnusableTests):
         sandbox.judge("def f(x): return 1", tests, entry_point="f" if "f" in tests else None)
+
+
+def test_helpers_that_do_not_run_are_an_error_not_a_score(sandbox: Sandbox) -> None:
+    with pytest.raises(UnusableTests, match="the helpers do not run: ModuleNotFoundError"):
+        sandbox.judge("def f(x): return 1", "assert f(1) == 1", entry_point="f", helpers="import no_such_module")
+
+
+def test_threads_that_compute_are_not_taken_for_sleepers() -> None:
+    code = (
+        "import threading, time\ndef f(x):\n def work():\n  end = time.process_time() + 2\n  while time.process_time() < end: pass\n"
+        " t = threading.Thread(target=work)\n t.start()\n t.join()\n return x"
+    )
+    verdict = Sandbox("bwrap", Limits(cpu_seconds=4, wall_seconds=1)).judge(code, "assert f(1) == 1")
+    assert verdict.passed, str(verdict)
 
 
 def test_many_jobs_keep_their_order_and_report_each(sandbox: Sandbox) -> None:
@@ -261,11 +293,45 @@ def test_a_sandbox_that_breaks_later_aborts_instead_of_scoring(tmp_path: Path, m
     sandbox.check()
     jail = core._jails["bwrap"]
     monkeypatch.setattr(jail, "bwrap", f"{fake_bwrap(tmp_path, 'echo gone-wrong >&2; exit 3')}/bwrap")
+    jail.close()
     with pytest.raises(SandboxUnavailable, match="gone-wrong"):
         sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 5)
     monkeypatch.setattr(jail, "bwrap", str(tmp_path / "absent"))
     with pytest.raises(SandboxUnavailable, match="absent"):
         sandbox.judge("def f(): return 1", "assert f() == 1", entry_point="f")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_warm_process_that_died_is_replaced() -> None:
+    sandbox = Sandbox("bwrap", FAST)
+    sandbox.check()
+    zygote = core._jails["bwrap"]._zygote
+    assert zygote is not None
+    zygote.kill()
+    zygote.wait()
+    assert all(v.passed for v in sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 4))
+
+
+SLOW = "def f(n):\n total = 0\n for i in range(n): total += i\n return total"
+
+
+def test_a_slow_reference_solution_raises_the_limits(sandbox: Sandbox) -> None:
+    tests = "assert f(4 * 10 ** 7) == (4 * 10 ** 7) * (4 * 10 ** 7 - 1) // 2"
+    tight = Sandbox("bwrap", Limits(cpu_seconds=1, wall_seconds=4))
+    assert tight.judge(SLOW, tests).status == "timeout"
+    verdict = tight.judge_many([Job(SLOW, tests, reference=SLOW)])[0]
+    assert verdict.passed and verdict.cpu_seconds is not None and verdict.cpu_seconds > 1, str(verdict)
+    assert Limits(cpu_seconds=5, wall_seconds=20).scaled(0.1) == Limits(cpu_seconds=5, wall_seconds=20)
+    assert Limits(cpu_seconds=5, wall_seconds=20).scaled(1.01) == Limits(cpu_seconds=11, wall_seconds=44)
+
+
+def test_a_reference_solution_that_fails_stops_the_run(sandbox: Sandbox) -> None:
+    right = Job("def f(): return 1", "assert f() == 1", "f", reference="def f(): return 1")
+    wrong = Job("def f(): return 2", "assert f() == 2", "f", reference="def f(): return 3")
+    judged: list[int] = []
+    with pytest.raises(SandboxUnavailable, match=r"A reference solution does not pass its own tests \(failed.*return 3"):
+        sandbox.judge_many([right, wrong], done=lambda index, verdict: judged.append(index))
+    assert judged == []  # nothing is scored
 
 
 @pytest.mark.usefixtures("fresh")

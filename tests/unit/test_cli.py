@@ -17,7 +17,7 @@ def run(*argv, **options):
 def test_help_lists_the_commands_and_imports_nothing_heavy():
     program = "import sys; from t2.harness.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    for name in ("fetch", "doctor", "experts", "train", "report"):
+    for name in ("fetch", "doctor", "experts", "train", "score-code", "report"):
         assert f"  {name}" in done.stdout
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "t2.harness.cli" in loaded
@@ -31,7 +31,7 @@ def test_version():
 def test_unknown_command_suggests_the_nearest():
     done = run("fetsh")
     assert done.returncode == 2
-    assert done.stderr == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: doctor, experts, fetch, report, train.\n"
+    assert done.stderr == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: doctor, experts, fetch, report, score-code, train.\n"
 
 
 def test_no_command_is_a_usage_error():

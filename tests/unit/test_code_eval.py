@@ -1,12 +1,13 @@
 """pass@k: the estimator against enumeration, and the metric against hand counts in the real sandbox."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
-from t2.harness.code_eval import estimate_pass_at_k, judge_predictions, pass_at_k
+from t2.harness.code_eval import METRIC, code_eval, estimate_pass_at_k, judge_predictions, pass_at_k
 from t2.harness.errors import T2Error
-from t2.harness.sandbox import Job, UnusableTests
+from t2.harness.sandbox import Job, Limits, Sandbox, UnusableTests, Verdict
 from t2.harness.sandbox.codec import MAX_DEPTH, CodecError, decode, encode
 from t2.harness.sandbox.plan import plan_tests
 
@@ -83,3 +84,60 @@ def test_depth_and_size_are_bounded() -> None:
         node = ["l", [node]]
     with pytest.raises(CodecError, match="deep"):
         decode(node, lambda n: None)
+
+
+def test_metric_is_code_evals_for_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evaluate
+
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    metric = evaluate.load(METRIC, cache_dir=str(tmp_path))
+    assert type(metric).__name__ == "SandboxedCodeEval"
+    leaves = f"import pathlib\npathlib.Path({str(tmp_path / 'here')!r}).touch()\n"
+    references = ["assert add(2, 3) == 5", "def check(f):\n    assert f(1, 1) == 2\ncheck(add)"]
+    predictions = [[RIGHT, WRONG, leaves + RIGHT], [WRONG, RIGHT, "import sys\nprint('passed')\nsys.exit(0)"]]
+    pair = metric.compute(references=references, predictions=predictions, k=[1, 2, 10], num_workers=2, timeout=2.5)
+    assert pair is not None
+    scores, results = pair
+    passed = [[one["passed"] for _, one in results[task]] for task in (0, 1)]
+    assert passed[0][:2] == [True, False] and passed[1] == [False, True, False]
+    counts = [sum(group) for group in passed]
+    assert scores == pytest.approx({f"pass@{k}": sum(estimate_pass_at_k(3, c, k) for c in counts) / 2 for k in (1, 2)})
+    assert not (tmp_path / "here").exists()
+    for task, group in results.items():
+        for i, (number, one) in enumerate(group):
+            assert (number, one["completion_id"], one["task_id"]) == (i, i, task)
+            assert one["result"].startswith("passed" if one["passed"] else "failed: ")
+            assert one["verdict"]["status"] == ("passed" if one["passed"] else "failed")
+
+
+def test_timeout_is_cpu_seconds_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def judge_many(self: Sandbox, jobs: list[Job], *rest: object) -> list[Verdict]:
+        limits.append(self.limits.cpu_seconds)
+        return [Verdict("timeout", limit="cpu") for _ in jobs]
+
+    monkeypatch.setattr(Sandbox, "judge_many", judge_many)
+    for timeout in (None, 3.0, 0.2):
+        assert code_eval(["assert f()"], [["def f(): pass"]], timeout=timeout)[1][0][0][1]["result"] == "timed out"
+    assert limits == [Limits().cpu_seconds, 3, 1]
+    with pytest.raises(T2Error, match="must be positive"):
+        code_eval(["assert f()"], [["def f(): pass"]], timeout=0)
+
+
+def test_metric_in_a_task_of_lm_eval() -> None:
+    from datasets import Dataset, DatasetDict
+    from lm_eval.api.task import ConfigurableTask
+
+    config = {
+        "task": "made",
+        "custom_dataset": lambda **_: DatasetDict({"test": Dataset.from_list([{"q": "add", "test": "assert add(2, 3) == 5"}])}),
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{test}}",
+        "metric_list": [{"metric": pass_at_k, "aggregation": "mean", "higher_is_better": True, "k": [1, 2]}],
+    }
+    task = ConfigurableTask(config=config)
+    doc = next(iter(task.test_docs()))
+    assert task.process_results(doc, [[RIGHT, WRONG]]) == {"pass@1": 0.5, "pass@2": 1.0}

@@ -1,9 +1,14 @@
 """The training tasks: only train splits, equal halves, and rewards that are the evaluation's checks."""
 
+import random
+
 import pytest
 
+from t2.harness.errors import T2Error
 from t2.tasks import training
 from t2.tasks.arc import forms
+from t2.tasks.mbpp import forms as mbpp
+from t2.tasks.mbpp import split
 from t2.tasks.mbpp.forms import chat_prompt, extract_code
 
 ARC = {
@@ -25,7 +30,7 @@ def asked(monkeypatch):
     return splits
 
 
-@pytest.mark.parametrize("name", sorted(training.TASKS))
+@pytest.mark.parametrize("name", sorted(name for name, task in training.TASKS.items() if not task.published))
 def test_halves_are_disjoint_reproducible_and_of_the_train_split_alone(name, asked):
     task = training.train_task(name)
     a, b = training.split_halves(task, 0), training.split_halves(task, 0)
@@ -69,7 +74,7 @@ def test_gsm8k(reply, right):
 
 def test_mbpp_replies_are_judged_in_the_sandbox():
     tests = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
-    doc = {"text": "Add.", "code": "def add(a, b): return a + b", "test_list": tests, "test_setup_code": ""}
+    doc = {"task_id": 1, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": tests, "test_setup_code": ""}
     assert all(test in chat_prompt(doc) for test in doc["test_list"])
     good = "Sure:\n```python\ndef add(a, b):\n    return a + b\n```\nDone."
     replies = [good, "def add(a, b): return a + b", "```\ndef add(a, b):\n    return 3\n```", "import os; os._exit(0)", ""]
@@ -78,3 +83,35 @@ def test_mbpp_replies_are_judged_in_the_sandbox():
 
 def test_code_is_taken_from_an_unclosed_block():
     assert extract_code("```python\nx = 1\n") == "x = 1\n"
+
+
+def test_mbpp_t2_trains_on_the_papers_split_whatever_the_seed(monkeypatch):
+    rows = [{"task_id": i} for i in range(378)]
+    monkeypatch.setattr(split, "load_rows", lambda dataset, part: rows[::-1])
+    one, other = (training.split_halves(training.train_task("mbpp_t2"), seed) for seed in (0, 1))
+    assert one == other
+    ids = [[row["task_id"] for row in part] for part in (one.train, one.validation, split.rows()["test"])]
+    assert [len(part) for part in ids] == [200, 100, 78]
+    assert sorted(ids[0] + ids[1]) == list(range(300)) and ids[2] == list(range(300, 378))
+    expected = list(range(300))  # as the paper's reference code shuffles them
+    random.seed(16)
+    random.shuffle(expected)
+    assert ids[0] == expected[:200]
+
+
+def test_too_few_rows_for_the_papers_split_are_an_error(monkeypatch):
+    monkeypatch.setattr(split, "load_rows", lambda dataset, part: [{"task_id": i} for i in range(300)])
+    with pytest.raises(T2Error, match="more than 300 rows of MBPP"):
+        split.rows()
+
+
+def test_mbpp_plus_documents_are_judged_by_evalpluss_tests(monkeypatch):
+    judged = []
+    monkeypatch.setattr(mbpp.Sandbox, "judge_many", lambda self, jobs: judged.extend(jobs) or [])
+    doc = {"task_id": 2, "prompt": "Add.", "code": "def add(a, b): return a + b", "test_list": ["assert add(1, 2) == 3"]}
+    doc["test"] = (
+        "inputs = [[7, 8]]\nresults = [15]\nfor i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion(add(*inp), exp, 0)"
+    )
+    mbpp.correct([doc], ["```python\nx = 1\n```"])
+    assert "add(*[7, 8])" in judged[0].tests and judged[0].reference == doc["code"]
+    assert chat_prompt(doc).startswith("Add.\nYour code should pass these tests:\nassert add(1, 2) == 3\n")
