@@ -8,72 +8,81 @@ import math
 import os
 import platform
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
-from .. import __version__
 from ..adapters.experts import CONFIG, WEIGHTS, load_expert, write_card
 
 if TYPE_CHECKING:
-    from .train import Trainer
+    from .run import Run
 
 
-def export_expert(trainer: Trainer) -> Path:
+def export_expert(run: Run) -> Path:
     """Write the best checkpoint as ``<run>/expert/<name>`` with its card and curve, check that it loads, and return the folder."""
-    config, run = trainer.config, trainer.folder.path
-    target = run / "expert" / config.name
-    temporary = run / "expert.tmp" / config.name
+    config, folder = run.config, run.folder.path
+    target = folder / "expert" / config.name
+    if not run.processes.first:
+        return target
+    temporary = folder / "expert.tmp" / config.name
     shutil.rmtree(temporary.parent, ignore_errors=True)
     temporary.mkdir(parents=True)
-    adapter = json.loads((run / "best" / CONFIG).read_text(encoding="utf-8"))
+    adapter = json.loads((folder / "best" / CONFIG).read_text(encoding="utf-8"))
     # names only: where the base lay on this machine is nobody's business
-    adapter["base_model_name_or_path"] = model_name(trainer)
-    adapter["target_modules"] = sorted(adapter["target_modules"])
+    adapter["base_model_name_or_path"] = model_name(run)
+    if isinstance(adapter["target_modules"], list):
+        adapter["target_modules"].sort()
     (temporary / CONFIG).write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(load_file(run / "best" / WEIGHTS), temporary / WEIGHTS, metadata={"format": "pt"})
-    shutil.copyfile(trainer.folder.metrics, temporary / "curve.jsonl")
-    write_card(temporary, card(trainer))
-    load_expert(temporary)
+    save_file(load_file(folder / "best" / WEIGHTS), temporary / WEIGHTS, metadata={"format": "pt"})
+    shutil.copyfile(run.folder.metrics, temporary / "curve.jsonl")
+    write_card(temporary, card(run))
+    if config.method == "svf":
+        load_expert(temporary)
+    else:
+        PeftConfig.from_pretrained(str(temporary))
     shutil.rmtree(target.parent, ignore_errors=True)
     os.replace(temporary.parent, target.parent)
     return target
 
 
-def model_name(trainer: Trainer) -> str:
+def model_name(run: Run) -> str:
     """Return the base model's public name: as given, or the default model's."""
-    return trainer.config.model or "SmolLM2-135M-Instruct (t2's default model, Q4_1 weights made dense)"
+    return run.config.model or "SmolLM2-135M-Instruct (t2's default model, Q4_1 weights made dense)"
 
 
-def card(trainer: Trainer) -> dict[str, Any]:
-    """Return the card: expert, base, data with hashes, settings, validation before and after, cost, versions."""
-    config = trainer.config
-    validations = [e for e in trainer.folder.events() if e["event"] == "validation"]
-    trained = [e for e in trainer.folder.events() if e["event"] == "train"]
+def card(run: Run) -> dict[str, Any]:
+    """Return the card: adapter, base, data with hashes, settings, validation before and after, cost, versions."""
+    config = run.config
+    validations = [e for e in run.folder.events() if e["event"] == "validation"]
+    trained = [e for e in run.folder.events() if e["event"] == "train"]
     before = validations[0]
-    after = next(e for e in validations if e["step"] == trainer.best["step"])
+    after = next(e for e in validations if e["step"] == run.best["step"])
+    rewarded = (
+        {"training_reward": {"first": trained[0]["reward"], "last": trained[-1]["reward"]}} if trained and "reward" in trained[0] else {}
+    )
+    origin = run.folder.origin()
     return {
         "name": config.name,
         "description": config.description,
-        "method": "svf",
-        "objective": "reinforce",
-        "base_model": model_name(trainer),
-        "base_fingerprint": trainer.model.peft_config["default"].base_fingerprint,  # type: ignore[union-attr]
-        "parameters": sum(p.numel() for p in trainer.parameters),
+        "method": config.method,
+        "objective": config.objective,
+        "base_model": model_name(run),
+        "base_fingerprint": getattr(run.model.peft_config["default"], "base_fingerprint", None),
+        "parameters": sum(p.numel() for p in run.parameters),
         "data": {
             "task": config.task,
-            "dataset": trainer.task.dataset,
+            "dataset": run.task.dataset,
             "split": "train, halved by seed into train and validation",
-            "train_documents": len(trainer.split.train),
-            "validation_documents": len(trainer.split.validation),
-            "sha256": trainer.split.sha256,
+            "train_documents": len(run.split.train),
+            "validation_documents": len(run.split.validation),
+            "sha256": run.split.sha256,
         },
         "seed": config.seed,
-        "steps": trainer.step,
-        "best_step": trainer.best["step"],
-        "samples": len(trained) * config.prompts_per_step * config.samples_per_prompt,
+        "steps": run.step,
+        "best_step": run.best["step"],
+        "samples": len(trained) * config.batch,
         "validation": {
             "metric": "accuracy, greedy",
             "documents": before["n"],
@@ -83,11 +92,14 @@ def card(trainer: Trainer) -> dict[str, Any]:
             "stderr_after": _stderr(after),
             "note": "the best of the run's validations, so 'after' is biased upwards; test scores are in the project's docs",
         },
-        "training_reward": {"first": trained[0]["reward"], "last": trained[-1]["reward"]} if trained else {},
+        **rewarded,
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("name", "description", "output", "model")},
-        "seconds": round(trainer.seconds, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {next(trainer.model.parameters()).device.type}",
-        "versions": {"t2": __version__, **{name: version(name) for name in ("torch", "transformers", "peft")}},
+        "seconds": round(run.seconds, 1),
+        "peak_memory_bytes": run.peak_memory,
+        "processes": run.processes.count,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.processes.device.type}",
+        "versions": origin.get("versions", {}),
+        "git_commit": origin.get("git_commit"),
     }
 
 

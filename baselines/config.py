@@ -86,6 +86,11 @@ class TrainConfig:
     tokens_per_pass: int = 4096
     output: str = "runs"
 
+    @property
+    def batch(self) -> int:
+        """Samples of one step: replies, or under ``ntp`` solutions."""
+        return self.prompts_per_step * (self.samples_per_prompt if self.objective == "reinforce" else 1)
+
 
 _POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_norm", "temperature", "max_new_tokens", "eval_every",
              "eval_docs", "patience", "stall_steps", "generation_batch_size", "tokens_per_pass", "lora_r", "lora_alpha")  # fmt: skip

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -50,6 +51,12 @@ class Processes:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
+
+    def peak_memory(self) -> int:
+        """Return the most memory that this process has held, in bytes: of the GPU if there is one, else resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def wait(self) -> None:
         """Return when all processes are here."""

@@ -29,6 +29,9 @@ from .rollout import chat_prompts, generate
 from .run_folder import RunFolder
 
 
+_PROGRESS = ("step", "best", "stale", "seconds", "peak_memory")
+
+
 class TrainingStopped(T2Error):
     """Training cannot go on (NaN, no reward, no memory, …); the last good checkpoint is kept and named."""
 
@@ -48,7 +51,9 @@ class Run:
         self.processes = Processes()
         self.task: TrainTask = train_task(config.task)
         self.split: Split = split_halves(self.task, config.seed)
-        self.folder = RunFolder(Path(config.output) / config.name, dataclasses.asdict(config), self.origin() if self.processes.first else None)
+        self.folder = RunFolder(
+            Path(config.output) / config.name, dataclasses.asdict(config), self.origin() if self.processes.first else None
+        )
         source = config.model or str(default_model())
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
         if self.tokenizer.pad_token_id is None:
@@ -61,6 +66,7 @@ class Run:
         self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}
         self.stale = 0
         self.seconds = 0.0
+        self.peak_memory = 0
 
     @property
     def max_new_tokens(self) -> int:
@@ -132,7 +138,8 @@ class Run:
         """Store the finished step: adapter, progress, and what the objective adds."""
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
         weights = dict(zip(names, (p.detach().cpu() for p in self.parameters), strict=True))
-        progress = {"step": self.step, "best": self.best, "stale": self.stale, "seconds": self.seconds}
+        self.peak_memory = max(self.peak_memory, self.processes.peak_memory())
+        progress = {name: getattr(self, name) for name in _PROGRESS}
         self.folder.save_state({**progress, "weights": weights, **more})
 
     def resume(self) -> dict[str, Any] | None:
@@ -141,7 +148,8 @@ class Run:
         self.processes.wait()
         if state is None:
             return None
-        self.step, self.best, self.stale, self.seconds = (state[key] for key in ("step", "best", "stale", "seconds"))
+        for name in _PROGRESS:
+            setattr(self, name, state[name])
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in state["weights"].items():

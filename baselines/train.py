@@ -88,7 +88,9 @@ class Reinforce:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.unrewarded = state["unrewarded"]
-        bar = tqdm(total=self.config.steps, initial=run.step, desc=f"train {self.config.name}", unit="step", disable=not run.processes.first)
+        bar = tqdm(
+            total=self.config.steps, initial=run.step, desc=f"train {self.config.name}", unit="step", disable=not run.processes.first
+        )
         while not run.finished:
             event = self._step()
             run.folder_log(event)

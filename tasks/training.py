@@ -7,14 +7,17 @@ or where a split of test rows is published (`mbpp_t2`) its training and validati
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..harness.errors import T2Error, nearest
 from ..harness.fetch import load_rows
-from .answers import gsm8k_correct
+from . import dispatching
+from .answers import gsm8k_correct, math_correct
 from .arc import forms as arc
+from .lm_eval_training import LmEvalTask
 from .mbpp import forms as mbpp
 from .mbpp import split as mbpp_split
 
@@ -30,16 +33,20 @@ class TrainTask:
         prompt: document → the user's message (the chat template is applied to it).
         correct: documents and replies, paired → True where the reply is right (reward +1, else -1).
         max_new_tokens: length of a reply at which it is cut.
+        solution: document → the official solution, in the form that is asked for; None where there is none to learn from.
         keep: documents that are left out of training where it says False.
         published: returns the `train` and `validation` rows of a published split; None cuts the train split in half by the seed.
+        rows: returns the train rows where `dataset` is not one that `load_rows` knows.
     """
 
     dataset: str
     prompt: Callable[[Doc], str]
     correct: Callable[[Sequence[Doc], Sequence[str]], list[bool]]
     max_new_tokens: int
+    solution: Callable[[Doc], str] | None = None
     keep: Callable[[Doc], bool] = lambda doc: True
     published: Callable[[], Mapping[str, list[dict[str, Any]]]] | None = None
+    rows: Callable[[], list[dict[str, Any]]] | None = None
 
 
 def _each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
@@ -62,25 +69,66 @@ def _gsm8k_correct(doc: Doc, reply: str) -> bool:
     return gsm8k_correct(reply, doc["answer"])
 
 
+def _gsm8k_number(doc: Doc) -> str:
+    return doc["answer"].rpartition("####")[2].strip()
+
+
+def _gsm8k_solution(doc: Doc) -> str:
+    return re.sub(r"<<.*?>>", "", doc["answer"])  # the calculator's annotations
+
+
+def _math_prompt(doc: Doc) -> str:  # as tasks/math asks it
+    return f"Problem: {doc['problem']}\n\nSolve the problem step by step and put the final answer in \\boxed{{}}."
+
+
+def _math_solution(doc: Doc) -> str:
+    return doc["solution"]
+
+
+def _math_correct(doc: Doc, reply: str) -> bool:
+    return math_correct(reply, doc["answer"])
+
+
+def _block(doc: Doc) -> str:
+    return f"```python\n{doc['code'].strip()}\n```"
+
+
 TASKS: dict[str, TrainTask] = {
-    "arc_easy": TrainTask("arc_easy", arc.text_prompt, _each(arc.text_correct), max_new_tokens=24),
-    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, _each(_gsm8k_correct), max_new_tokens=256),
+    "arc_easy": TrainTask("arc_easy", arc.text_prompt, _each(arc.text_correct), max_new_tokens=24, solution=arc.text_answer),
+    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, _each(_gsm8k_correct), max_new_tokens=256, solution=_gsm8k_solution),
     # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
-    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12, keep=_gsm8k_short),
-    "mbpp": TrainTask("mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, keep=lambda doc: len(doc["code"]) <= 400),
-    "mbpp_t2": TrainTask("mbpp_plus", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, published=mbpp_split.rows),
+    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
+    "math": TrainTask("math", _math_prompt, _each(_math_correct), max_new_tokens=512, solution=_math_solution),
+    "mbpp": TrainTask(
+        "mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, keep=lambda doc: len(doc["code"]) <= 400
+    ),
+    "mbpp_t2": TrainTask("mbpp_plus", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, published=mbpp_split.rows),
+    "dispatch": TrainTask(
+        "mbpp+gsm8k+arc_easy",
+        dispatching.prompt,
+        _each(dispatching.correct),
+        max_new_tokens=16,
+        solution=dispatching.solution,
+        rows=dispatching.rows,
+    ),
 }
 
 
 def train_task(name: str) -> TrainTask:
-    """Return a training task by name.
+    """Return a training task by name: one of `TASKS`, else the lm-eval task of that name.
 
     Raises:
-        T2Error: no such task; the nearest name is suggested.
+        T2Error: no such task (the nearest name is suggested), or one that cannot be trained on; says why.
     """
-    if name not in TASKS:
-        raise T2Error(f"Unknown training task {name!r}.{nearest(name, TASKS)}")
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    from lm_eval.tasks import TaskManager
+
+    known = TaskManager().all_subtasks
+    if name not in known:
+        raise T2Error(f"Unknown training task {name!r}.{nearest(name, [*TASKS, *known])}")
+    task = LmEvalTask(name)
+    return TrainTask(f"lm-eval's {name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows)
 
 
 @dataclass(frozen=True)
@@ -107,7 +155,7 @@ def split_halves(task: TrainTask, seed: int) -> Split:
         rows = task.published()
         parts = {name: [row for row in rows[name] if task.keep(row)] for name in ("train", "validation")}
     else:
-        every = [dict(row) for row in load_rows(task.dataset, "train") if task.keep(row)]
+        every = [dict(row) for row in (task.rows() if task.rows else load_rows(task.dataset, "train")) if task.keep(row)]
         random.Random(seed).shuffle(every)  # noqa: S311 - a reproducible split, not a secret
         half = len(every) // 2
         parts = {"train": every[:half], "validation": every[half:]}

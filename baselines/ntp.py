@@ -1,0 +1,112 @@
+"""Next-token prediction on the official solutions, prompt tokens masked, by transformers' Trainer (the paper's baselines)."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..harness.errors import T2Error
+from .run import Run
+
+
+def train_by_next_token(run: Run) -> None:
+    """Train the adapter of `run` to its last step, from the last validation on if the run was begun before.
+
+    A step reads `prompts_per_step` documents. The state between validations is not kept: a killed run repeats at most `eval_every` steps.
+
+    Raises:
+        T2Error: the task has no solutions to learn from.
+        TrainingStopped: a gradient is not finite.
+    """
+    solution = run.task.solution
+    if solution is None:
+        raise T2Error(f"Task {run.config.task!r} has no official solutions, which objective ntp learns from. Take objective=reinforce.")
+    state = run.resume()
+    if state is None:
+        run.validate()
+    if run.finished:
+        return
+    rows = [_row(run.tokenizer, prompt, solution(doc)) for prompt, doc in zip(run.prompts(run.split.train), run.split.train, strict=True)]
+    trainer = Trainer(
+        model=run.model,
+        args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
+        train_dataset=rows,  # type: ignore[arg-type]
+        data_collator=DataCollatorForSeq2Seq(run.tokenizer, padding="longest"),
+        callbacks=[_Progress(run)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not run.processes.first:
+        trainer.remove_callback(ProgressCallback)
+    trainer.train(resume_from_checkpoint=str(run.folder.path / "checkpoints" / state["checkpoint"]) if state else None)
+
+
+def _row(tokenizer: Any, prompt: str, solution: str) -> dict[str, list[int]]:
+    """Return ids, and labels that are -100 on the prompt; the end-of-text token is learned."""
+    start = tokenizer(prompt, add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+    reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return {"input_ids": start + reply, "attention_mask": [1] * len(start + reply), "labels": [-100] * len(start) + reply}
+
+
+def _arguments(run: Run, longest: int) -> TrainingArguments:
+    config, count = run.config, run.processes.count
+    if config.prompts_per_step % count:
+        raise T2Error(f"prompts_per_step={config.prompts_per_step} cannot be dealt out to {count} processes evenly.")
+    share = config.prompts_per_step // count
+    fitting = max(1, config.tokens_per_pass // longest)
+    batch = max(n for n in range(1, share + 1) if share % n == 0 and n <= fitting)
+    return TrainingArguments(
+        output_dir=str(run.folder.path / "checkpoints"),
+        max_steps=config.steps,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=share // batch,
+        optim="adamw_torch",
+        learning_rate=config.lr,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=config.eval_every,
+        save_total_limit=2,  # the one before is needed until `state.pt` names the new one
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+class _Progress(TrainerCallback):
+    """Writes the run's metrics, validates where the Trainer saves, and names the checkpoint that is whole."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.began = time.monotonic()
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop before a gradient that is not finite reaches the weights."""
+        self.run.checked_norm(math.sqrt(sum(float(p.grad.pow(2).sum()) for p in self.run.parameters if p.grad is not None)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Validate and save at the last step too."""
+        self.run.step = state.global_step
+        control.should_save |= state.global_step == self.run.config.steps
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any) -> None:
+        """Log a step."""
+        if "loss" not in logs:  # the summary at the end
+            return
+        seconds, self.began = time.monotonic() - self.began, time.monotonic()
+        self.run.seconds += seconds
+        shown = {key: logs[name] for key, name in (("loss", "loss"), ("grad_norm", "grad_norm"), ("lr", "learning_rate"))}
+        self.run.folder_log({"event": "train", "step": state.global_step, **shown, "seconds": seconds})
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Validate, then say that the Trainer's checkpoint is whole."""
+        self.run.validate()
+        self.run.save(checkpoint=f"checkpoint-{state.global_step}")
+        control.should_training_stop |= self.run.finished
+        self.began = time.monotonic()

@@ -1,0 +1,73 @@
+"""Any lm-eval task that generates, has a training split and a 0/1 metric, as a training task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..harness.errors import T2Error
+
+
+class LmEvalTask:
+    """Prompt, reward and training documents of one of lm-eval's tasks; its filter and its metric decide what is right.
+
+    Args:
+        name: of the task; not of a group.
+
+    Raises:
+        T2Error: it does not generate text, has no training split, or cannot be loaded.
+    """
+
+    def __init__(self, name: str) -> None:
+        from lm_eval.tasks import TaskManager
+
+        try:
+            loaded = TaskManager().load_task_or_group(name)
+        except Exception as error:  # lm-eval's loaders raise whatever their libraries do
+            raise T2Error(f"lm-eval's task {name!r} cannot be loaded for training ({type(error).__name__}: {error}).") from error
+        task = loaded.get(name)
+        if task is None or isinstance(task, Mapping):
+            raise T2Error(f"{name!r} is a group of lm-eval's: name one of its tasks.")
+        if task.OUTPUT_TYPE != "generate_until":
+            raise T2Error(f"lm-eval's task {name!r} scores {task.OUTPUT_TYPE}, not generated text: there is no reply to reward.")
+        if not task.has_training_docs():
+            raise T2Error(f"lm-eval's task {name!r} has no training split, and t2 never trains on its test split.")
+        self.name, self._task = name, task
+        self.max_new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", 256))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the training documents."""
+        return [dict(doc) for doc in self._task.training_docs()]
+
+    def prompt(self, doc: Mapping[str, Any]) -> str:
+        """Return the task's zero-shot prompt."""
+        return str(self._task.doc_to_text(doc))
+
+    def solution(self, doc: Mapping[str, Any]) -> str:
+        """Return the task's target text."""
+        return str(self._task.doc_to_target(doc))
+
+    def correct(self, docs: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> list[bool]:
+        """True where the task's first metric is 1 for the reply, cut at its stop sequences and sent through its first filter.
+
+        Raises:
+            T2Error: the metric is no share of right answers.
+        """
+        from lm_eval.api.instance import Instance
+
+        stops = (self._task.config.generation_kwargs or {}).get("until") or []
+        instances = []
+        for index, (doc, reply) in enumerate(zip(docs, replies, strict=True)):
+            for stop in stops:
+                reply = reply.split(stop)[0]
+            instance = Instance("generate_until", dict(doc), ("", {}), index, (self.name, index, 1))
+            instance.resps = [reply]
+            instances.append(instance)
+        chosen = self._task._filters[0]
+        chosen.apply(instances)
+        right = []
+        for instance in instances:
+            scores = self._task.process_results(instance.doc, [instance.filtered_resps[chosen.name]])
+            metric, value = next(iter(scores.items()))
+            if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+                raise T2Error(f"The metric {metric!r} of lm-eval's task {self.name!r} gave {value!r}: a reward needs 0 or 1.")
+            right.append(bool(value))
+        return right
