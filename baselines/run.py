@@ -23,11 +23,11 @@ from ..harness.errors import T2Error
 from ..harness.fetch import default_model
 from ..tasks.training import Split, TrainTask, split_halves, train_task
 from .config import TrainConfig
+from .dispatch_task import DISPATCH
 from .methods import adapter_config
 from .processes import Processes, first_only
 from .rollout import chat_prompts, generate
 from .run_folder import RunFolder
-
 
 _PROGRESS = ("step", "best", "stale", "seconds", "peak_memory")
 
@@ -49,7 +49,7 @@ class Run:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.processes = Processes()
-        self.task: TrainTask = train_task(config.task)
+        self.task: TrainTask = DISPATCH if config.task == "dispatch" else train_task(config.task)
         self.split: Split = split_halves(self.task, config.seed)
         self.folder = RunFolder(
             Path(config.output) / config.name, dataclasses.asdict(config), self.origin() if self.processes.first else None

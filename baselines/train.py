@@ -171,12 +171,13 @@ class Reinforce:
         self.unrewarded = 0 if correct.any() else self.unrewarded + 1
         if self.unrewarded < self.config.stall_steps:
             return
-        n = self.unrewarded * len(correct)
-        if self.run.best["step"] <= 0 and self.run.best["accuracy"] * n < 3:
-            why = f"None of the last {n} replies was right: the base model is too weak for this task (validation {self.run.best['accuracy']:.1%})."
+        best, n = self.run.best, self.unrewarded * len(correct)
+        why = f"None of the last {n} replies was right, while the best validation was {best['accuracy']:.1%} (step {best['step']}): "
+        if best["step"] == 0:
+            why += "the base model is too weak for this task."
             cure = "Try an easier form or subset of the task, a larger model, more samples a step, or a lower temperature."
         else:
-            why = f"None of the last {n} replies was right, though validation once was {self.run.best['accuracy']:.1%}: the policy has collapsed."
+            why += "the policy has collapsed."
             cure = "Lower lr, or raise kl_coef."
         raise self.run.stopped(why, cure)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..harness.errors import T2Error, nearest
 from ..harness.fetch import load_rows
-from . import dispatching
 from .answers import gsm8k_correct, math_correct
 from .arc import forms as arc
 from .lm_eval_training import LmEvalTask
@@ -49,7 +48,8 @@ class TrainTask:
     rows: Callable[[], list[dict[str, Any]]] | None = None
 
 
-def _each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
+def each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
+    """Make a check of one reply one of many."""
     return lambda docs, replies: [check(doc, reply) for doc, reply in zip(docs, replies, strict=True)]
 
 
@@ -94,23 +94,15 @@ def _block(doc: Doc) -> str:
 
 
 TASKS: dict[str, TrainTask] = {
-    "arc_easy": TrainTask("arc_easy", arc.text_prompt, _each(arc.text_correct), max_new_tokens=24, solution=arc.text_answer),
-    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, _each(_gsm8k_correct), max_new_tokens=256, solution=_gsm8k_solution),
+    "arc_easy": TrainTask("arc_easy", arc.text_prompt, each(arc.text_correct), max_new_tokens=24, solution=arc.text_answer),
+    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, each(_gsm8k_correct), max_new_tokens=256, solution=_gsm8k_solution),
     # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
-    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, _each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
-    "math": TrainTask("math", _math_prompt, _each(_math_correct), max_new_tokens=512, solution=_math_solution),
+    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
+    "math": TrainTask("math", _math_prompt, each(_math_correct), max_new_tokens=512, solution=_math_solution),
     "mbpp": TrainTask(
         "mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, keep=lambda doc: len(doc["code"]) <= 400
     ),
     "mbpp_t2": TrainTask("mbpp_plus", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, published=mbpp_split.rows),
-    "dispatch": TrainTask(
-        "mbpp+gsm8k+arc_easy",
-        dispatching.prompt,
-        _each(dispatching.correct),
-        max_new_tokens=16,
-        solution=dispatching.solution,
-        rows=dispatching.rows,
-    ),
 }
 
 

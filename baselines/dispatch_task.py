@@ -5,12 +5,13 @@ from typing import Any
 
 from ..adapters.dispatch_prompt import categories, instruction, parse_reply
 from ..harness.fetch import load_rows
+from ..tasks.training import TrainTask, each
 
 OPTIONS = categories(dict.fromkeys(("code", "math", "reasoning")))
 _NAMES = [option.name for option in OPTIONS]
 
 
-def rows() -> list[dict[str, Any]]:
+def _rows() -> list[dict[str, Any]]:
     """Return as many train-split prompts of each expert's task, labelled: MBPP is code, GSM8K math, ARC-Easy reasoning.
 
     The paper's reference code uses test prompts here (PAPER.md, trap 4).
@@ -32,16 +33,19 @@ def _listed(row: Mapping[str, Any]) -> str:
     return f"{row['question']}\n{options}"
 
 
-def prompt(doc: Mapping[str, Any]) -> str:
+def _prompt(doc: Mapping[str, Any]) -> str:
     """Return the user's message: the adaptation prompt of figure 3, and the question."""
     return f"{instruction(OPTIONS)}\n\nQuestion:\n{doc['question']}"
 
 
-def solution(doc: Mapping[str, Any]) -> str:
+def _solution(doc: Mapping[str, Any]) -> str:
     """Return the reply that is asked for."""
     return f"Classification: \\boxed{{{doc['label']}}}"
 
 
-def correct(doc: Mapping[str, Any], reply: str) -> bool:
+def _correct(doc: Mapping[str, Any], reply: str) -> bool:
     """True if the reply's box names the label, and nothing else."""
     return parse_reply(reply, _NAMES) == doc["label"]
+
+
+DISPATCH = TrainTask("mbpp+gsm8k+arc_easy", _prompt, each(_correct), max_new_tokens=16, solution=_solution, rows=_rows)
