@@ -8,15 +8,17 @@ import math
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
-from ..adapters.experts import CONFIG, WEIGHTS, load_expert, write_card
+from ..adapters.experts import CARD, CONFIG, WEIGHTS, load_expert, write_card
 
 if TYPE_CHECKING:
+    from .config import TrainConfig
     from .run import Run
 
 
@@ -42,6 +44,23 @@ def export_expert(run: Run) -> Path:
         load_expert(temporary)
     else:
         PeftConfig.from_pretrained(str(temporary))
+    shutil.rmtree(target.parent, ignore_errors=True)
+    os.replace(temporary.parent, target.parent)
+    return target
+
+
+def export_best(made: Mapping[str, Path], config: TrainConfig) -> Path:
+    """Copy the sweep's best adapter by validation to ``<output>/<name>/expert/<name>``, all validations on its card; return the folder."""
+    cards = {label: json.loads((path / CARD).read_text(encoding="utf-8")) for label, path in made.items()}
+    scores = {label: card["validation"]["after"] for label, card in cards.items()}
+    best = max(scores, key=lambda label: scores[label])
+    target = Path(config.output) / config.name / "expert" / config.name
+    temporary = target.parent.with_name("expert.tmp") / config.name
+    if int(os.environ.get("RANK", "0")) > 0:
+        return target
+    shutil.rmtree(temporary.parent, ignore_errors=True)
+    shutil.copytree(made[best], temporary)
+    write_card(temporary, {**cards[best], "sweep": {"chosen": best, "validation": scores}})
     shutil.rmtree(target.parent, ignore_errors=True)
     os.replace(temporary.parent, target.parent)
     return target

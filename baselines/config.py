@@ -1,6 +1,7 @@
 """Typed configuration of a training run: one YAML per experiment, ``key=value`` overrides, all errors at once."""
 
 import dataclasses
+import itertools
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +98,22 @@ _POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file and apply ``key=value`` overrides, whose values are YAML too.
+    """Read a YAML file and apply ``key=value`` overrides, whose values are YAML too; see `load_configs` for the errors.
+
+    Raises:
+        ConfigError: also where the file is a sweep.
+    """
+    configs = load_configs(path, overrides)
+    if len(configs) > 1:
+        raise ConfigError(f"{path} is a sweep of {len(configs)} runs, where one is asked for.")
+    return configs[""]
+
+
+def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, TrainConfig]:
+    """Return the runs that a YAML file with ``key=value`` overrides asks for: label → settings.
+
+    A list in place of a value is a sweep: ``kl_coef: [0.0, 0.1]`` makes the runs ``kl_coef=0.0`` and ``kl_coef=0.1``, several lists all
+    their combinations. Without one there is a single run, labelled ``""``.
 
     Raises:
         ConfigError: file missing or not a mapping, unknown keys (nearest named), wrong types or values: all of them in one message.
@@ -124,14 +140,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             errors.append(f"the value of {override!r} is not YAML")
-    return parse_config(values, errors, str(path))
+    swept = {key: value for key, value in values.items() if isinstance(value, list)}
+    errors += [f"{key} is an empty list" for key, value in swept.items() if not value]
+    errors += [f"{key} cannot be swept" for key in swept if key in ("name", "output", "task", "model", "seed")]
+    runs = {}
+    for chosen in itertools.product(*swept.values()):
+        label = ",".join(f"{key}={value}" for key, value in zip(swept, chosen, strict=True))
+        runs[label] = parse_config({**values, **dict(zip(swept, chosen, strict=True))}, errors, str(path))
+    if errors:
+        raise ConfigError(f"{path}: " + "; ".join(errors))
+    return runs
 
 
 def parse_config(values: dict[Any, Any], errors: list[str], source: str) -> TrainConfig:
     """Check `values` against `TrainConfig`; `errors` found before are reported along.
 
     Raises:
-        ConfigError: see `load_config`.
+        ConfigError: see `load_configs`.
     """
     hints = get_type_hints(TrainConfig)
     clean: dict[str, Any] = {}

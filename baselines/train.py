@@ -1,9 +1,10 @@
 """``t2 train``: an adapter on a frozen model, by REINFORCE or by next-token prediction, resumable."""
 
+import dataclasses
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .card import export_expert
-from .config import TrainConfig, load_config
+from .card import export_best, export_expert
+from .config import TrainConfig, load_configs
 from .ntp import train_by_next_token
 from .reinforce import StepStats, accumulate_gradient, advantages
 from .rollout import Rollouts, generate
@@ -21,8 +22,9 @@ from .run import Run
 
 def main(config: str, overrides: Sequence[str] = ()) -> int:
     """Train as `config` (a YAML file, or a shipped one's name) says; the same command again resumes. Returns the exit status."""
-    settings = load_config(config, overrides)
-    path = train(settings)
+    runs = load_configs(config, overrides)
+    settings = next(iter(runs.values()))
+    path = train(settings) if len(runs) == 1 else sweep(runs)
     if settings.method == "svf":
         arguments = f"experts={path},strategy=expert:{settings.name}"
         print(f"Expert in {path}. Try it: lm_eval --model t2 --model_args {arguments} --tasks …")
@@ -53,6 +55,21 @@ def train(config: TrainConfig) -> Path:
         raise out_of_memory(run, error) from error
     run.processes.wait()
     return export_expert(run)
+
+
+def sweep(runs: Mapping[str, TrainConfig]) -> Path:
+    """Train every run of a sweep in ``<output>/<name>.sweep/<label>`` and return the adapter with the best validation, the first among equals.
+
+    It is copied to ``<output>/<name>/expert/<name>``, with the validation of all runs on its card.
+
+    Raises:
+        T2Error: as `train`.
+    """
+    made: dict[str, Path] = {}
+    for label, config in runs.items():
+        folder = Path(config.output) / f"{config.name}.sweep" / label
+        made[label] = train(dataclasses.replace(config, output=str(folder)))
+    return export_best(made, next(iter(runs.values())))
 
 
 def out_of_memory(run: Run, error: Exception) -> Exception:
