@@ -20,8 +20,8 @@ from .rollout import Rollouts, generate
 from .run import Run
 
 
-def main(config: str, overrides: Sequence[str] = ()) -> int:
-    """Train as `config` (a YAML file, or a shipped one's name) says; the same command again resumes. Returns the exit status."""
+def main(config: str, overrides: Sequence[str] = ()) -> Path:
+    """Train as `config` (a YAML file, or a shipped one's name) says; the same command again resumes. Returns the trained adapter's folder."""
     runs = load_configs(config, overrides)
     settings = next(iter(runs.values()))
     path = train(settings) if len(runs) == 1 else sweep(runs)
@@ -31,7 +31,7 @@ def main(config: str, overrides: Sequence[str] = ()) -> int:
     else:
         base = settings.model or "<default model's folder: t2 doctor>"
         print(f"Adapter in {path}. Try it: lm_eval --model hf --model_args pretrained={base},peft={path} --tasks …")
-    return 0
+    return path
 
 
 def train(config: TrainConfig) -> Path:
@@ -58,7 +58,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def sweep(runs: Mapping[str, TrainConfig]) -> Path:
-    """Train every run of a sweep in ``<output>/<name>.sweep/<label>`` and return the adapter with the best validation, the first among equals.
+    """Train every run of a sweep in ``<output>/<name>.sweep/<label>`` and return the adapter that validates best, the first among equals.
 
     It is copied to ``<output>/<name>/expert/<name>``, with the validation of all runs on its card.
 

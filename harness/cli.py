@@ -66,8 +66,25 @@ def _train(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
     args = parser.parse_args(argv)
     from ..baselines.train import main as train
+    from ..reports.curves import draw, events
 
-    return train(args.config, args.overrides)
+    made = train(args.config, args.overrides)
+    if int(os.environ.get("RANK", "0")) == 0:
+        draw({made.name: events(made)}, made.parents[1] / "curve.png")
+    return 0
+
+
+def _curves(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t2 curves", description="Draw the learning curves of runs of `t2 train` into one picture.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or that of a trained adapter")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("curves.png"), help="picture (default: curves.png)")
+    args = parser.parse_args(argv)
+    from ..reports.curves import draw, events
+
+    labels = [str(run) for run in args.runs] if len({run.name for run in args.runs}) < len(args.runs) else [run.name for run in args.runs]
+    draw(dict(zip(labels, map(events, args.runs), strict=True)), args.output)
+    print(f"Wrote {args.output}", file=sys.stderr)
+    return 0
 
 
 def _report(argv: Sequence[str]) -> int:
@@ -110,7 +127,8 @@ COMMANDS = {
     "fetch": Command("get the default model and the test sets", _fetch),
     "doctor": Command("tell what works here, and how to get what is missing", _doctor),
     "experts": Command("list | show NAME | check PATH", _experts),
-    "train": Command("CONFIG [key=value ...]: train an expert", _train),
+    "train": Command("CONFIG [key=value ...]: train an expert, or a baseline", _train),
+    "curves": Command("RUN ...: picture of learning curves", _curves),
     "score-code": Command("FILE: judge generated programs in the sandbox", _score_code),
     "report": Command("RUNS ...: tables from lm-eval result files", _report),
 }
