@@ -21,7 +21,7 @@ from .run import Run
 
 
 def main(config: str, overrides: Sequence[str] = ()) -> Path:
-    """Train as `config` (a YAML file, or a shipped one's name) says; the same command again resumes. Returns the trained adapter's folder."""
+    """Train as `config` (a YAML file, or a shipped one's name) says, and return the adapter's folder; the same command again resumes."""
     runs = load_configs(config, overrides)
     settings = next(iter(runs.values()))
     path = train(settings) if len(runs) == 1 else sweep(runs)

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
@@ -35,8 +36,9 @@ SCRIPT = textwrap.dedent(
         lambda doc: f"say {doc['word']}",
         lambda docs, replies: [r[:1].isdigit() and int(r[0]) % 2 == (d["word"] == "odd") for d, r in zip(docs, replies)],
         max_new_tokens=2,
+        solution=lambda doc: "4" if doc["word"] == "even" else "7",
     )
-    raise SystemExit(main(sys.argv[1], sys.argv[2:]))
+    main(sys.argv[1], sys.argv[2:])
     """
 )
 # put before it: the gradient of the ninth step is not finite
@@ -54,6 +56,35 @@ POISON = textwrap.dedent(
         return stats
 
     train.accumulate_gradient = poisoned
+    """
+)
+# put before it: from the given judgement on, no reply is right
+NEVER = textwrap.dedent(
+    """
+    import t2.tasks.training as training
+
+    count, make = [0], training.TrainTask
+
+    def task(*args, **kwargs):
+        name, prompt, correct = args
+
+        def judged(docs, replies):
+            count[0] += 1
+            return [False] * len(docs) if count[0] > {start} else correct(docs, replies)
+
+        return make(name, prompt, judged, **kwargs)
+
+    training.TrainTask = task
+    """
+)
+NO_MEMORY = textwrap.dedent(
+    """
+    import t2.baselines.train as train
+
+    def full(*args):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    train.accumulate_gradient = full
     """
 )
 
@@ -80,9 +111,10 @@ def run(tiny, tmp_path):
         "lr: 5e-2\nmax_grad_norm: 1.0\nkl_coef: 0.01\nbaseline: batch\neval_every: 6\neval_docs: 40\n"
     )
 
-    def start(output, prelude="", **kwargs):
+    def start(output, *settings, prelude="", launch=(), **kwargs):
         environment = {**os.environ, "T2_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", prelude + SCRIPT, str(tmp_path / "c.yaml"), f"output={tmp_path / output}"]
+        (tmp_path / "script.py").write_text(prelude + SCRIPT)
+        command = [sys.executable, *launch, str(tmp_path / "script.py"), str(tmp_path / "c.yaml"), f"output={tmp_path / output}", *settings]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
     return start
@@ -120,13 +152,13 @@ def test_learns_and_resumes_to_the_same_numbers_after_kill_and_nan(run, tiny, tm
     assert resumed.returncode == 0, output
     assert numbers(tmp_path / "broken") == events
 
-    poisoned = run("broken-gradient", POISON)
+    poisoned = run("broken-gradient", prelude=POISON)
     output, _ = poisoned.communicate(timeout=200)
     assert poisoned.returncode != 0
     assert "TrainingStopped: The gradient of step 9 is not finite." in output and "Lower lr" in output
     kept = tmp_path / "broken-gradient/parity"
     state = torch.load(kept / "state.pt", weights_only=True)
-    assert state["step"] == 8 and all(z.isfinite().all() for z in state["z"].values())
+    assert state["step"] == 8 and all(z.isfinite().all() for z in state["weights"].values())
     assert (kept / "best/adapter_config.json").is_file() and not (kept / "expert").exists()
     healed = run("broken-gradient")
     output, _ = healed.communicate(timeout=200)
@@ -143,6 +175,114 @@ def test_learns_and_resumes_to_the_same_numbers_after_kill_and_nan(run, tiny, tm
     other = run("whole", stdin=subprocess.DEVNULL)  # nothing left to do: same expert, no new steps
     assert other.wait(timeout=100) == 0
     assert numbers(tmp_path / "whole") == events
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(path):
+    return load_file(path / "parity/expert/parity/adapter_model.safetensors")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("method", ["svf", "lora", "dora", "ia3"])
+def test_next_token_prediction_learns_and_goes_on_after_a_kill(run, tiny, tmp_path, method):
+    settings = (f"method={method}", "objective=ntp", "steps=18", "target_modules=null", f"lr={1e-2 if method == 'svf' else 3e-2}")
+    finish(run("whole", *settings))
+    events = numbers(tmp_path / "whole")
+    losses = [e["loss"] for e in events if e["event"] == "train"]
+    assert len(losses) == 18 and losses[-1] < 0.5 * losses[0]
+    scores = [e["accuracy"] for e in events if e["event"] == "validation"]
+    assert max(scores) > scores[0]
+
+    broken = run("broken", *settings)
+    metrics = tmp_path / "broken/parity/metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("train") < 8):
+        time.sleep(0.02)
+    broken.send_signal(signal.SIGKILL)
+    broken.communicate()
+    assert 8 <= metrics.read_text().count('"train"') < 18
+    finish(run("broken", *settings))
+    assert numbers(tmp_path / "broken") == events
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
+    folder = tmp_path / "whole/parity/expert/parity"
+    card = json.loads((folder / "card.json").read_text())
+    assert (card["method"], card["objective"], card["samples"]) == (method, "ntp", 18 * 32)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), folder)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
+def test_the_baselines_learn_by_reinforce(run, tiny, tmp_path, method):
+    finish(run("whole", f"method={method}", "target_modules=null", "lr=3e-2", "kl_coef=0"))
+    scores = [e["accuracy"] for e in numbers(tmp_path / "whole") if e["event"] == "validation"]
+    assert max(scores) > scores[0] + 0.2
+    folder = tmp_path / "whole/parity/expert/parity"
+    card = json.loads((folder / "card.json").read_text())
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), folder)
+    assert card["parameters"] == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n or "ia3_" in n)
+    assert card["peak_memory_bytes"] > 1e7 and card["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("settings", [(), ("objective=ntp",)], ids=["reinforce", "ntp"])
+def test_two_processes_do_what_one_does(run, tmp_path, settings):
+    settings = ("steps=4", "eval_every=2", "generation_batch_size=8", "tokens_per_pass=64", *settings)
+    finish(run("one", *settings))
+    launch = (
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--main_process_port=0",
+    )
+    finish(run("two", *settings, launch=launch))
+    for one, two in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
+        assert one == pytest.approx({**two}, rel=1e-4, abs=1e-6)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[k], two[k], atol=1e-6) for k in one)
+    assert json.loads((tmp_path / "two/parity/expert/parity/card.json").read_text())["processes"] == 2
+
+
+@pytest.mark.timeout(240)
+def test_a_sweep_ships_what_validates_best(run, tmp_path):
+    finish(run("sweep", "steps=6", "eval_every=3", "lr=[1.0e-6, 5.0e-2]"))
+    card = json.loads((tmp_path / "sweep/parity/expert/parity/card.json").read_text())
+    assert set(card["sweep"]["validation"]) == {"lr=1e-06", "lr=0.05"}
+    assert card["sweep"]["chosen"] == "lr=0.05" and card["settings"]["lr"] == 0.05
+    assert card["validation"]["after"] == max(card["sweep"]["validation"].values())
+    load_expert(tmp_path / "sweep/parity/expert/parity")
+
+
+@pytest.mark.timeout(240)
+def test_a_model_that_is_never_right_is_told_apart_from_a_collapsed_one(run, tmp_path):
+    never = run("never", "stall_steps=2", prelude=NEVER.format(start=0))
+    output, _ = never.communicate(timeout=200)
+    assert never.returncode != 0 and "the base model is too weak" in output and "None of the last 64 replies" in output
+    later = run("later", "stall_steps=2", "eval_every=2", prelude=NEVER.format(start=9))
+    output, _ = later.communicate(timeout=200)
+    assert later.returncode != 0 and "the policy has collapsed" in output and "Lower lr" in output
+    assert (tmp_path / "later/parity/best/adapter_config.json").is_file()
+
+
+@pytest.mark.timeout(240)
+def test_patience_ends_a_run_early(run, tmp_path):
+    finish(run("whole", "lr=1e-9", "eval_every=2", "patience=2"))
+    assert [e["step"] for e in numbers(tmp_path / "whole") if e["event"] == "validation"] == [0, 2, 4]
+
+
+def test_memory_that_runs_out_names_the_settings(run, tmp_path):
+    process = run("whole", prelude=NO_MEMORY)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "Out of memory in step 1" in output and "Lower tokens_per_pass (now 4096)" in output
 
 
 # --- configuration
@@ -203,7 +343,12 @@ def test_unknown_task_suggests_the_nearest():
 def test_a_folder_of_another_run_is_refused(tmp_path):
     from t2.baselines.run_folder import RunFolder
 
-    RunFolder(tmp_path, {"lr": 1.0, "steps": 2})
-    RunFolder(tmp_path, {"lr": 1.0, "steps": 2})
+    origin = {"versions": {"t2": "1"}, "data_sha256": {"train": "a"}}
+    RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, origin)
+    RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, origin)
     with pytest.raises(T2Error, match=r"lr: 1\.0 there, 2\.0 asked"):
-        RunFolder(tmp_path, {"lr": 2.0, "steps": 2})
+        RunFolder(tmp_path, {"lr": 2.0, "steps": 2}, origin)
+    with pytest.raises(T2Error, match="a run on other data"):
+        RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, {**origin, "data_sha256": {"train": "b"}})
+    with pytest.raises(T2Error, match=r"a run of t2 1, whose settings are not this version's \(beta, steps\)"):
+        RunFolder(tmp_path, {"lr": 1.0, "beta": 2}, {**origin, "versions": {"t2": "2"}})
