@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from t2.baselines.reinforce import accumulate_gradient, advantages, passes
+from t2.baselines.reinforce import accumulate_gradient, advantages, passes, token_terms
 from t2.baselines.rollout import Rollouts, generate
 
 from .. import tiny
@@ -91,6 +91,36 @@ def test_advantages():
     rewards = torch.tensor([1.0, -1.0, -1.0, -1.0])
     assert advantages(rewards, "none") is rewards
     assert advantages(rewards, "batch").tolist() == [1.5, -0.5, -0.5, -0.5]
+    assert advantages(torch.tensor([1.0, -1.0, 1.0, 0.0, 0.0, 3.0]), "leave_one_out", 3).tolist() == [1.0, -2.0, 1.0, -1.5, -1.5, 3.0]
+
+
+@pytest.mark.parametrize("form", ["policy_base", "base_policy", "k3"])
+def test_kl_forms(form):
+    torch.manual_seed(0)
+    r = rollouts()
+    logits, reference = torch.randn(2, 4, r.reply_length, 20)
+    _, kl = token_terms(logits, reference, r, 0.7, form, chunk=3)
+    p, q = torch.log_softmax(logits / 0.7, -1), torch.log_softmax(reference / 0.7, -1)
+    if form == "policy_base":
+        want = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    elif form == "base_policy":
+        want = torch.nn.functional.kl_div(p, q, reduction="none", log_target=True).sum(-1)
+    else:
+        ids = r.ids[:, -r.reply_length :].unsqueeze(-1)
+        ratio = (q.gather(-1, ids) - p.gather(-1, ids)).squeeze(-1)
+        want = ratio.exp() - 1 - ratio
+    assert torch.allclose(kl, want * r.reply_mask, atol=1e-5)
+    assert (kl >= 0).all() and kl.sum() > 0.1
+
+
+def test_two_shares_of_a_batch_add_up_to_the_gradient_of_the_whole():
+    policy, advantage = model(0), torch.tensor([1.0, -1.0, 0.5, -0.25])
+    accumulate_gradient(policy, contextlib.nullcontext, rollouts(), advantage, 0.0, 1.0, 100)
+    whole = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+    for share in (torch.tensor([0, 2]), torch.tensor([1, 3])):
+        accumulate_gradient(policy, contextlib.nullcontext, rollouts().rows(share), advantage[share], 0.0, 1.0, 100, total=4)
+    assert all(torch.allclose(p.grad, w, atol=1e-6) for p, w in zip(policy.parameters(), whole, strict=True))
 
 
 def test_replies_do_not_depend_on_how_many_prompts_are_answered_at_a_time():
