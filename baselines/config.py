@@ -18,7 +18,7 @@ class ConfigError(T2Error):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one SVF-REINFORCE run; defaults are the paper's (PAPER.md, "Settings") unless said otherwise.
+    """Settings of one SVF-REINFORCE run; defaults are the paper's (appendix A) unless said otherwise.
 
     Attributes:
         name: of the expert; also the folder of the run under `output`.
