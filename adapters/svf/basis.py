@@ -60,7 +60,7 @@ def compute_basis(weight: Tensor) -> Basis:
 
 
 def renormalised_scale(p: Tensor, sigma: Tensor) -> Tensor:
-    """The z that the paper's reference code applies for its raw parameter p (PAPER.md, trap 1).
+    """The z that the paper's reference code applies for its raw parameter p.
 
     z = sigmoid(p) · Σσ / Σ(σ · sigmoid(p)), shape ``[r]``: the sum of singular values is kept.
     """

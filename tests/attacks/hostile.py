@@ -341,7 +341,7 @@ EXHAUST = [
         ("timeout",),
     ),
     Attack("exceptions swallowed", "def f(x):\n while True:\n  try:\n   while True: pass\n  except BaseException: pass", ("timeout",)),
-    Attack("memory", "def f(x):\n a = []\n while True: a.append(bytearray(1 << 24))", ("memory",)),
+    Attack("memory", "def f(x):\n a = []\n while True: a.append(bytes(1 << 24))", ("memory",)),
     Attack(
         "memory swallowed",
         "def f(x):\n a = []\n while True:\n  try: a.append(' ' * (1 << 24))\n  except MemoryError: a.append(0)",

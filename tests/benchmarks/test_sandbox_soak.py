@@ -9,7 +9,7 @@ import pytest
 
 from t2.harness.sandbox import Job, Limits, Sandbox
 from t2.tasks import data
-from t2.tasks.humaneval.scoring import _job
+from t2.tasks.humaneval.scoring import job
 
 from ..attacks.hostile import ALL
 from ..attacks.test_attacks import jailed, none_left
@@ -20,10 +20,14 @@ LIMITS = Limits(cpu_seconds=1, wall_seconds=3, memory_bytes=512 << 20, output_by
 
 def candidates() -> list[Job]:
     docs = [dict(row) for row in data.load("humaneval")["test"]]
-    right = [_job(doc["prompt"] + doc["canonical_solution"], doc) for doc in docs]
-    wrong = [_job(doc["prompt"] + "    return None\n", doc) for doc in docs]
-    # Left out: those that may rightly end in one of several ways, by which limit is met first.
-    hostile = [Job(attack.code, attack.tests, "f") for attack in ALL if len(attack.expected) == 1]
+    right = [job(doc["prompt"] + doc["canonical_solution"], doc) for doc in docs]
+    wrong = [job(doc["prompt"] + "    return None\n", doc) for doc in docs]
+    # Left out: those that may rightly end in one of several ways, by which limit is met first, or which of two processes is quicker.
+    hostile = [
+        Job(attack.code, attack.tests, "f")
+        for attack in ALL
+        if len(attack.expected) == 1 and "if os.fork(): os._exit(0)" not in attack.code
+    ]
     return [group[i % len(group)] for i in range(334) for group in (right, wrong, hostile)][:1000]
 
 
