@@ -1,7 +1,7 @@
 """Proof that SVF-REINFORCE learns: a small model that is right about half of the time is lifted to 85% and more, whatever the seed.
 
-The stand-in: a Llama of two layers, pretrained by next-token prediction on ``a + b = y`` where y is by equal chance the sum or the
-difference modulo ten. So it knows both answers; training has to find which one is rewarded (the sum).
+The stand-in: a Llama of two layers, pretrained by next-token prediction on ``a ? b =`` followed by ``plus`` or ``minus`` and the result
+modulo ten. It masters both, and mostly takes ``plus`` for an even a, ``minus`` for an odd one. The task rewards the sum alone.
 """
 
 import json
@@ -17,7 +17,8 @@ from t2.baselines.config import TrainConfig
 from t2.baselines.train import train
 from t2.tasks import training
 
-WORDS = ["<pad>", "<end>", "+", "=", *map(str, range(10))]
+WORDS = ["<pad>", "<end>", "?", "=", "plus", "minus", *map(str, range(10))]
+DIGIT = WORDS.index("0")
 PAIRS = [(a, b) for a in range(10) for b in range(10)]
 
 
@@ -38,8 +39,9 @@ def pretrained(tmp_path_factory):
     for _ in range(1500):
         rows = []
         for a, b in generator.choices(PAIRS, k=128):
-            y = (a + b if generator.random() < 0.5 else a - b) % 10
-            rows.append([a + 4, 2, b + 4, 3, y + 4, 1])
+            plus = generator.random() < (0.3 if a % 2 else 0.7)
+            y = (a + b if plus else a - b) % 10
+            rows.append([DIGIT + a, 2, DIGIT + b, 3, 4 if plus else 5, DIGIT + y, 1])
         ids = torch.tensor(rows)
         labels = ids.clone()
         labels[:, :4] = -100
@@ -56,9 +58,9 @@ def test_a_model_that_is_half_right_is_lifted_whatever_the_seed(pretrained, tmp_
     rows = [{"a": a, "b": b} for a, b in PAIRS] * 4
     task = training.TrainTask(
         "sums",
-        lambda doc: f"{doc['a']} + {doc['b']} =",
-        lambda docs, replies: [reply.strip() == str((d["a"] + d["b"]) % 10) for d, reply in zip(docs, replies, strict=True)],
-        max_new_tokens=2,
+        lambda doc: f"{doc['a']} ? {doc['b']} =",
+        lambda docs, replies: [reply.endswith(str((d["a"] + d["b"]) % 10)) for d, reply in zip(docs, replies, strict=True)],
+        max_new_tokens=3,
         rows=lambda: rows,
     )
     monkeypatch.setitem(training.TASKS, "sums", task)
