@@ -29,7 +29,8 @@ def train_by_next_token(run: Run) -> None:
         run.validate()
     if run.finished:
         return
-    rows = [_row(run.tokenizer, prompt, solution(doc)) for prompt, doc in zip(run.prompts(run.split.train), run.split.train, strict=True)]
+    docs = [doc for step in range(run.config.steps) for doc in run.docs(step)]  # every step whole, in the order of REINFORCE
+    rows = [_row(run.tokenizer, prompt, solution(doc)) for prompt, doc in zip(run.prompts(docs), docs, strict=True)]
     trainer = Trainer(
         model=run.model,
         args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
@@ -68,7 +69,7 @@ def _arguments(run: Run, longest: int) -> TrainingArguments:
         weight_decay=0.0,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
-        data_seed=config.seed,
+        train_sampling_strategy="sequential",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=config.eval_every,

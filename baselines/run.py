@@ -1,8 +1,10 @@
 """One training run, whatever its objective: frozen model with its adapter, data, folder, validation, best checkpoint."""
 
 import dataclasses
+import functools
 import math
 import platform
+import random
 import shutil
 import subprocess
 import time
@@ -90,6 +92,12 @@ class Run:
             "data_sha256": self.split.sha256,
         }
 
+    def docs(self, step: int) -> list[dict[str, Any]]:
+        """Return the documents of a step: the training half, shuffled anew each epoch, without replacement within one."""
+        train, size = self.split.train, self.config.prompts_per_step
+        places = (divmod(position, len(train)) for position in range(step * size, (step + 1) * size))
+        return [train[_order(self.config.seed, epoch, len(train))[index]] for epoch, index in places]
+
     def prompts(self, docs: Sequence[dict[str, Any]]) -> list[str]:
         """Return the documents' prompts, in the chat template."""
         return chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
@@ -165,6 +173,13 @@ class Run:
         if not math.isfinite(norm):
             raise self.stopped(f"The gradient of step {self.step + 1} is not finite.", "Lower lr, or use dtype=float32.")
         return norm
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, n: int) -> list[int]:
+    order = list(range(n))
+    random.Random(f"{seed}-{epoch}").shuffle(order)  # noqa: S311 - reproducible order, not a secret
+    return order
 
 
 def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:

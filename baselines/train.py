@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,7 +123,7 @@ class Reinforce:
     def _step(self) -> dict[str, Any]:
         started = time.monotonic()
         run, config = self.run, self.config
-        docs = [doc for doc in self._docs(run.step) for _ in range(config.samples_per_prompt)]
+        docs = [doc for doc in run.docs(run.step) for _ in range(config.samples_per_prompt)]
         chunks = list(enumerate(range(0, len(docs), config.generation_batch_size)))
         mine = run.processes.mine(chunks)
         rollouts = [self._sample(number, docs[start : start + config.generation_batch_size]) for number, start in mine]
@@ -197,18 +196,3 @@ class Reinforce:
             why += "the policy has collapsed."
             cure = "Lower lr, or raise kl_coef."
         raise self.run.stopped(why, cure)
-
-    def _docs(self, step: int) -> list[dict[str, Any]]:
-        """Return step's documents: the training half, shuffled anew each epoch, without replacement within one."""
-        train, size = self.run.split.train, self.config.prompts_per_step
-        picked = []
-        for position in range(step * size, (step + 1) * size):
-            epoch, index = divmod(position, len(train))
-            picked.append(train[_order(self.config.seed, epoch, len(train))[index]])
-        return picked
-
-
-def _order(seed: int, epoch: int, n: int) -> list[int]:
-    order = list(range(n))
-    random.Random(f"{seed}-{epoch}").shuffle(order)  # noqa: S311 - reproducible order, not a secret
-    return order

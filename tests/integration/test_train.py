@@ -112,7 +112,7 @@ def run(tiny, tmp_path):
     )
 
     def start(output, *settings, prelude="", launch=(), **kwargs):
-        environment = {**os.environ, "T2_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "T2_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
         (tmp_path / "script.py").write_text(prelude + SCRIPT)
         command = [sys.executable, *launch, str(tmp_path / "script.py"), str(tmp_path / "c.yaml"), f"output={tmp_path / output}", *settings]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
@@ -237,9 +237,10 @@ def test_two_processes_do_what_one_does(run, tmp_path, settings):
     launch = (
         "-m",
         "accelerate.commands.launch",
-        "--cpu",
+        "--multi_gpu",  # with ACCELERATE_USE_CPU: two processes without MPI
         "--num_processes=2",
         "--num_machines=1",
+        "--dynamo_backend=no",
         "--mixed_precision=no",
         "--main_process_port=0",
     )
