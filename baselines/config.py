@@ -52,6 +52,7 @@ class TrainConfig:
         stall_steps: steps in a row without a single rewarded reply after which the run stops with an error.
         generation_batch_size: prompts that are answered at a time, in rollouts and validations.
         tokens_per_pass: token budget of one forward-backward pass (prompt and reply, with padding).
+        gradient_checkpointing: recompute each layer in the backward pass: less memory, about a quarter more time.
         output: folder of runs.
     """
 
@@ -85,6 +86,7 @@ class TrainConfig:
     stall_steps: int = 10
     generation_batch_size: int = 64
     tokens_per_pass: int = 4096
+    gradient_checkpointing: bool = False
     output: str = "runs"
 
     @property
@@ -194,7 +196,7 @@ def _coerce(value: Any, hint: Any) -> Any:
         return value
     if hint is float and (isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))):
         return float(value)  # YAML 1.1 reads 2e-3 as text
-    if not isinstance(value, hint) or isinstance(value, bool):
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise TypeError
     return value
 

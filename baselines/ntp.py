@@ -75,6 +75,8 @@ def _arguments(run: Run, longest: int) -> TrainingArguments:
         save_steps=config.eval_every,
         save_total_limit=2,  # the one before is needed until `state.pt` names the new one
         remove_unused_columns=False,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
     )

@@ -6,12 +6,13 @@ Letters: B replies in the batch, b in one pass, T reply tokens, V vocabulary.
 """  # noqa: D415
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import GradientCheckpointingLayer
 
 from .rollout import Rollouts
 
@@ -78,22 +79,21 @@ def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temp
 
 
 def token_terms(
-    logits: Tensor, reference: Tensor | None, rollouts: Rollouts, temperature: float, kl_form: str = "policy_base", chunk: int = 512
+    logits: Tensor, reference: Tensor | None, rollouts: Rollouts, temperature: float, kl_form: str = "policy_base", chunk: int = 2**22
 ) -> tuple[Tensor, Tensor]:
     """Return log π_W' and KL of every reply token, each float32 ``[b, T]``, 0 on padding.
 
-    Works through `chunk` tokens at a time and recomputes the softmax in the backward pass: float32 ``[tokens, V]`` tensors are what would
-    fill the memory.
+    Works through `chunk` logits at a time (one token at least) and recomputes the softmax in the backward pass: float32 ``[tokens, V]``
+    tensors are what would fill the memory.
     """
     keep = rollouts.reply_mask.bool()
-    ids = rollouts.ids[:, -rollouts.reply_length :][keep]
-    flat = logits[keep]
-    flat_ref = None if reference is None else reference[keep]
+    tokens = max(1, chunk // logits.shape[-1])
+    ids = rollouts.ids[:, -rollouts.reply_length :][keep].split(tokens)
+    parts = logits[keep].split(tokens)
+    references = [None] * len(parts) if reference is None else reference[keep].split(tokens)
     logps, kls = [], []
-    for start in range(0, len(ids), chunk):
-        part = slice(start, start + chunk)
-        ref = None if flat_ref is None else flat_ref[part]
-        logp, kl = checkpoint(_logprobs_and_kl, flat[part], ref, ids[part], temperature, kl_form, use_reentrant=False)  # type: ignore[misc]
+    for part, ref, chosen in zip(parts, references, ids, strict=True):
+        logp, kl = checkpoint(_logprobs_and_kl, part, ref, chosen, temperature, kl_form, use_reentrant=False)  # type: ignore[misc]
         logps.append(logp)
         kls.append(kl)
     out = torch.zeros(2, *keep.shape, device=logits.device)
@@ -114,6 +114,22 @@ def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
         group.append(i)
     if group:
         yield torch.tensor(group)
+
+
+@contextmanager
+def recomputed_layers(model: nn.Module, on: bool) -> Iterator[None]:
+    """Let transformers' layers recompute their activations in the backward pass; dropout stays off.
+
+    `model` has its `gradient_checkpointing_enable` done. Layers recompute in training mode only, which turns on dropout in their children.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def accumulate_gradient(

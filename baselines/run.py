@@ -63,6 +63,8 @@ class Run:
         torch.manual_seed(config.seed)  # LoRA starts at random
         base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype))
         self.model: PeftModel = _adapted(base.to(self.processes.device).eval(), config)  # type: ignore[assignment]
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step = 0
         self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .card import export_best, export_expert
 from .config import TrainConfig, load_configs
 from .ntp import train_by_next_token
-from .reinforce import StepStats, accumulate_gradient, advantages
+from .reinforce import StepStats, accumulate_gradient, advantages, recomputed_layers
 from .rollout import Rollouts, generate
 from .run import Run
 
@@ -74,7 +74,10 @@ def sweep(runs: Mapping[str, TrainConfig]) -> Path:
 def out_of_memory(run: Run, error: Exception) -> Exception:
     """Return the error that names the settings to lower."""
     settings = f"tokens_per_pass (now {run.config.tokens_per_pass}) or generation_batch_size (now {run.config.generation_batch_size})"
-    return run.stopped(f"Out of memory in step {run.step + 1} ({str(error)[:200]}).", f"Lower {settings}; the results stay the same.")
+    return run.stopped(
+        f"Out of memory in step {run.step + 1} ({str(error)[:200]}).",
+        f"Lower {settings}, or set gradient_checkpointing=true; the results stay the same.",
+    )
 
 
 class Reinforce:
@@ -170,13 +173,14 @@ class Reinforce:
     def _gradient(self, rollouts: Sequence[Rollouts], parts: Sequence[Tensor], total: int) -> tuple[StepStats, float]:
         run, config = self.run, self.config
         self.optimizer.zero_grad()
-        stats = [
-            accumulate_gradient(
-                run.model, run.model.disable_adapter, part, advantage, config.kl_coef, config.temperature, config.tokens_per_pass,
-                config.kl_form, total,
-            )
-            for part, advantage in zip(rollouts, parts, strict=True)
-        ]  # fmt: skip
+        with recomputed_layers(run.model, config.gradient_checkpointing):
+            stats = [
+                accumulate_gradient(
+                    run.model, run.model.disable_adapter, part, advantage, config.kl_coef, config.temperature, config.tokens_per_pass,
+                    config.kl_form, total,
+                )
+                for part, advantage in zip(rollouts, parts, strict=True)
+            ]  # fmt: skip
         run.processes.sum_gradients(run.parameters)
         everyone = run.processes.together(stats)
         norm = run.checked_norm(float(nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm)))

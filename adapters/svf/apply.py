@@ -1,5 +1,8 @@
-"""Three ways to apply z, one meaning: W' = U diag(z σ) Vᵀ. Shapes as in `basis`."""
+"""The ways to apply z, one meaning: W' = U diag(z σ) Vᵀ. Shapes as in `basis`."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,20 +10,58 @@ from .basis import Basis
 
 
 def delta_weight(projection: Tensor, basis: Basis, z: Tensor) -> Tensor:
-    """Return W' - W, float32 ``[m, n]``, differentiable in z ``[r]``; `projection` is `Basis.project(W)`."""
+    """Return W' - W, float32 ``[m, n]``, for z ``[r]``; `projection` is `Basis.project(W)`."""
     if basis.left:
         return basis.vectors @ ((z - 1).unsqueeze(1) * projection)
     return (projection * (z - 1)) @ basis.vectors.T
 
 
-def adapted_weight(weight: Tensor, basis: Basis, z: Tensor, projection: Tensor | None = None) -> Tensor:
-    """Return W' in the dtype of `weight` ``[m, n]``; differentiable in z ``[r]``. z = 1 gives `weight` bit for bit.
+def adapted_weight(weight: Tensor, basis: Basis, z: Tensor) -> Tensor:
+    """Return W' in the dtype of `weight` ``[m, n]``, for z ``[r]``. z = 1 gives `weight` bit for bit.
 
     This one function serves *merged* (written into the layer) and *materialised* (in the forward pass) application, so both
     round alike.
     """
-    projection = basis.project(weight) if projection is None else projection
-    return (weight.detach().float() + delta_weight(projection, basis, z)).to(weight.dtype)
+    return (weight.detach().float() + delta_weight(basis.project(weight), basis, z)).to(weight.dtype)
+
+
+class MaterialisedLinear(torch.autograd.Function):
+    """x W'ᵀ with the gradient of z taken from what the layer reads and writes, so that no gradient of the size of W' is formed.
+
+    J's derivative in z_i is Σ_t (G Q)_i (W x)_i over the tokens t, in the basis: with G the gradient of the output y ``[t, m]`` and dx that
+    of the input,
+
+        left:   (Qᵀ G)_i (Qᵀ W x)_i = (Qᵀ G)_i (Qᵀ y)_i / z_i
+        right:  (Qᵀ Wᵀ G)_i (Qᵀ x)_i = (Qᵀ dx)_i (Qᵀ x)_i / z_i
+
+    Both are products with Q alone. z must be away from 0 (`LEAST_Z`).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, adapted: Tensor, vectors: Tensor, left: bool) -> Tensor:
+        """Return ``[..., m]`` for x ``[..., n]``; `adapted` is W' ``[m, n]`` of this z ``[r]`` in the dtype of x."""
+        y = F.linear(x, adapted)
+        ctx.save_for_backward(y if left else x, z, adapted, vectors)
+        ctx.left = left
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and z."""
+        kept, z, adapted, q = ctx.saved_tensors
+        gradient = gradients[0].to(adapted.dtype)
+        dx = gradient @ adapted if ctx.needs_input_grad[0] or not ctx.left else None
+        dz = None
+        if ctx.needs_input_grad[1]:
+            other: Any = gradient if ctx.left else dx
+            products = (kept.flatten(0, -2).float() @ q) * (other.flatten(0, -2).float() @ q)
+            dz = products.sum(0) / z
+        return dx, dz, None, None, None
+
+
+LEAST_Z = 1e-3
+"""Below this, `MaterialisedLinear` would divide rounding errors by z."""
 
 
 def factored_linear(x: Tensor, weight: Tensor, bias: Tensor | None, basis: Basis, z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from .apply import adapted_weight, factored_linear
+from .apply import LEAST_Z, MaterialisedLinear, adapted_weight, factored_linear
 from .basis import Basis, renormalised_scale
 from .cache import cached_basis
 from .config import SvfConfig, SvfForm
@@ -39,7 +39,6 @@ class SvfLayer(BaseTunerLayer):
         self.merged_adapters = []
         self._pristine: Tensor | None = None
         self._basis: Basis | None = None
-        self._projection: Tensor | None = None
         self._adapted: _Adapted | None = None
         layer = self.get_base_layer()
         if not isinstance(layer, nn.Linear):
@@ -80,16 +79,12 @@ class SvfLayer(BaseTunerLayer):
         return scales[0] if len(scales) == 1 else 1 + torch.stack([z - 1 for z in scales]).sum(0)
 
     def adapted(self, names: list[str], decoding: bool = False) -> Tensor:
-        """Return W' ``[out, in]`` in the base's dtype: differentiable where gradients are on, else kept until a z changes.
+        """Return W' ``[out, in]`` in the base's dtype, without gradient; it is kept until a z changes.
 
         The numbers of z are compared, since `z.data` can change without a trace; within a generation (`decoding`: one new token a
         sequence) they are trusted, which spares a GPU one synchronisation a layer and token.
         """
         weight = self.base_weight()
-        if torch.is_grad_enabled() and any(self.svf_z[name].requires_grad for name in names):
-            if self._projection is None or self._projection.device != weight.device:
-                self._projection = self.basis().project(weight)
-            return adapted_weight(weight, self.basis(), self.active_scale(names), self._projection)
         with torch.no_grad():
             kept = self._adapted
             same = kept is not None and kept.names == names and kept.weight is weight
@@ -139,9 +134,9 @@ class Linear(nn.Module, SvfLayer):
             self.merged_adapters = []
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return ``[..., out]`` for x ``[..., in]``, by the cheaper of *materialised* and *factored* application.
+        """Return ``[..., out]`` for x ``[..., in]``, by W', which is formed once and kept until a z changes.
 
-        Without gradients W' is formed once and kept. With them, a batch of fewer tokens than r goes through Q.
+        A z near 0 is trained through Q: the gradient that `MaterialisedLinear` takes from the output divides by it.
         """
         if self.disable_adapters:
             if self.merged:
@@ -152,10 +147,13 @@ class Linear(nn.Module, SvfLayer):
             return self.base_layer(x, *args, **kwargs)
         layer = self.get_base_layer()
         bias = layer.bias  # type: ignore[union-attr]
-        tokens = x.numel() // x.shape[-1]
-        training = torch.is_grad_enabled() and any(self.svf_z[name].requires_grad for name in names)
-        if training and tokens < min(self.in_features, self.out_features):
-            return factored_linear(x, self.base_weight(), bias, self.basis(), self.active_scale(names))  # type: ignore[arg-type]
+        if torch.is_grad_enabled() and any(self.svf_z[name].requires_grad for name in names):
+            z = self.active_scale(names)
+            if bool((z.detach().abs() < LEAST_Z).any()):
+                return factored_linear(x, self.base_weight(), bias, self.basis(), z)  # type: ignore[arg-type]
+            basis = self.basis()
+            y = MaterialisedLinear.apply(x, z, self.adapted(names).to(x.dtype), basis.vectors, basis.left)
+            return y if bias is None else y + bias  # type: ignore[return-value]
         return F.linear(x, self.adapted(names, decoding=x.dim() == 3 and x.shape[1] == 1).to(x.dtype), bias)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:

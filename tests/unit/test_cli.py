@@ -31,7 +31,10 @@ def test_version():
 def test_unknown_command_suggests_the_nearest():
     done = run("fetsh")
     assert done.returncode == 2
-    assert done.stderr == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: curves, doctor, experts, fetch, report, score-code, train.\n"
+    assert (
+        done.stderr
+        == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: curves, doctor, experts, fetch, report, score-code, train.\n"
+    )
 
 
 def test_no_command_is_a_usage_error():

@@ -5,8 +5,9 @@ import contextlib
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from t2.baselines.reinforce import accumulate_gradient, advantages, passes, token_terms
+from t2.baselines.reinforce import accumulate_gradient, advantages, passes, recomputed_layers, token_terms
 from t2.baselines.rollout import Rollouts, generate
 
 from .. import tiny
@@ -72,6 +73,23 @@ def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature):
     assert (stats.kl > 0.01) == (kl_coef > 0)
 
 
+def test_recomputed_layers_give_the_same_gradient_and_are_in_use(monkeypatch):
+    policy, advantage = model(0), torch.tensor([1.0, -1.0, 0.5, -0.25])
+    gradients, calls = [], []
+    forward = LlamaDecoderLayer.forward
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", lambda self, *a, **k: (calls.append(1), forward(self, *a, **k))[1])
+    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for on in (False, True):
+        calls.clear()
+        policy.zero_grad()
+        with recomputed_layers(policy, on):
+            accumulate_gradient(policy, contextlib.nullcontext, rollouts(), advantage, 0.0, 1.0, 100)
+        gradients.append([p.grad.clone() for p in policy.parameters()])
+        assert len(calls) == (4 if on else 2)
+        assert not any(m.training for m in policy.modules())
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_passes_cover_every_reply_once_within_the_budget():
     r = rollouts()
     groups = list(passes(r, 12))
@@ -99,7 +117,7 @@ def test_kl_forms(form):
     torch.manual_seed(0)
     r = rollouts()
     logits, reference = torch.randn(2, 4, r.reply_length, 20)
-    _, kl = token_terms(logits, reference, r, 0.7, form, chunk=3)
+    _, kl = token_terms(logits, reference, r, 0.7, form, chunk=60)
     p, q = torch.log_softmax(logits / 0.7, -1), torch.log_softmax(reference / 0.7, -1)
     if form == "policy_base":
         want = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
