@@ -1,0 +1,85 @@
+"""lm-eval's own tasks as training tasks: prompt, stop sequences, filter and metric are the task's; what cannot be trained on says why."""
+
+import functools
+import json
+
+import lm_eval.tasks
+import pytest
+
+from t2.baselines.dispatch_task import DISPATCH, OPTIONS
+from t2.harness.errors import T2Error
+from t2.tasks.training import split_halves, train_task
+
+TASK = {
+    "output_type": "generate_until", "doc_to_text": "{{q}} =", "doc_to_target": "{{a}}", "test_split": "test",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 7},
+    "filter_list": [{"name": "first", "filter": [{"function": "regex", "regex_pattern": "(-?\\d+)"}, {"function": "take_first"}]}],
+    "metric_list": [{"metric": "exact_match"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch):
+    rows = [{"q": f"{a} + {b}", "a": str(a + b)} for a in range(4) for b in range(5)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def add(name, **more):
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"train": str(file), "test": str(file)}}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"task": name, **data, **TASK, **more}))
+
+    add("t2_sums", training_split="train")
+    add("t2_untrained")
+    add("t2_graded", training_split="train", metric_list=[{"metric": "bleu"}])
+    choice = {"output_type": "multiple_choice", "doc_to_choice": ["0", "1"], "filter_list": None, "generation_kwargs": None}
+    add("t2_choice", training_split="train", **choice, metric_list=[{"metric": "acc"}])
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", functools.partial(lm_eval.tasks.TaskManager, include_path=str(tmp_path)))
+
+
+def test_a_task_of_lm_eval_is_trained_on_as_it_is_scored(tasks):
+    task = train_task("t2_sums")
+    split = split_halves(task, 0)
+    assert (len(split.train), len(split.validation)) == (10, 10)
+    doc = {"q": "2 + 3", "a": "5"}
+    assert task.prompt(doc) == "2 + 3 ="
+    assert (task.solution(doc), task.max_new_tokens) == ("5", 7)
+    assert task.correct([doc] * 4, ["5", "it is 5\n6", "6\n5", "five"]) == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("t2_untrained", "has no training split, and t2 never trains on its test split"),
+        ("t2_choice", "scores multiple_choice, not generated text"),
+        ("t2_sumz", r"Did you mean 't2_sums'\?"),
+    ],
+)
+def test_what_cannot_be_trained_on_says_why(tasks, name, message):
+    with pytest.raises(T2Error, match=message):
+        train_task(name)
+
+
+def test_a_metric_that_is_no_share_of_right_answers_is_refused(tasks):
+    with pytest.raises(T2Error, match="a reward needs 0 or 1"):
+        train_task("t2_graded").correct([{"q": "2 + 3", "a": "5"}], ["5 and more words than one"])
+
+
+def test_dispatch_has_as_many_documents_of_each_label_and_accepts_its_own_solutions(monkeypatch):
+    sizes = {"mbpp": 3, "gsm8k": 7, "arc_easy": 5}
+    asked = []
+
+    def rows(name, split):
+        asked.append(split)
+        choices = {"label": ["A", "B"], "text": ["sea", "rock"]}
+        return [{"text": f"code {i}", "question": f"{name} {i}", "choices": choices} for i in range(sizes[name])]
+
+    monkeypatch.setattr("t2.baselines.dispatch_task.load_rows", rows)
+    docs = DISPATCH.rows()
+    assert set(asked) == {"train"}
+    assert {label: sum(doc["label"] == label for doc in docs) for label in ("code", "math", "reasoning")} == dict.fromkeys(
+        ("code", "math", "reasoning"), 3
+    )
+    assert DISPATCH.correct(docs, [DISPATCH.solution(doc) for doc in docs]) == [True] * 9
+    wrong = {"code": "math", "math": "reasoning", "reasoning": "code"}
+    assert DISPATCH.correct(docs, [f"\\boxed{{{wrong[doc['label']]}}}" for doc in docs]) == [False] * 9
+    assert all(option.name in DISPATCH.prompt(docs[0]) for option in OPTIONS) and "code 0" in DISPATCH.prompt(docs[0])
