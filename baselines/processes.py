@@ -24,7 +24,7 @@ class Processes:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         state = PartialState(cpu=not torch.cuda.is_available()) if self.count > 1 else None
-        self.device = state.device if state else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device: torch.device = torch.device(state.device) if state and state.device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def first(self) -> bool:
