@@ -23,8 +23,9 @@ class Processes:
     def __init__(self) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        state = PartialState(cpu=not torch.cuda.is_available()) if self.count > 1 else None
-        self.device: torch.device = torch.device(state.device) if state and state.device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpu = torch.cuda.is_available()
+        of_rank = PartialState(cpu=not gpu).device if self.count > 1 else None
+        self.device: torch.device = torch.device(of_rank or ("cuda" if gpu else "cpu"))
 
     @property
     def first(self) -> bool:
