@@ -84,8 +84,8 @@ class TrainConfig:
     eval_docs: int = 256
     patience: int | None = None
     stall_steps: int = 10
-    generation_batch_size: int = 64
-    tokens_per_pass: int = 4096
+    generation_batch_size: int = 32
+    tokens_per_pass: int = 2048
     gradient_checkpointing: bool = False
     output: str = "runs"
 

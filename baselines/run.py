@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import __version__
+from ..adapters.output_head import read_contiguous_rows
 from ..adapters.svf import SvfConfig, SvfLayer, fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
@@ -62,6 +63,7 @@ class Run:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         torch.manual_seed(config.seed)  # LoRA starts at random
         base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype))
+        read_contiguous_rows(base)
         self.model: PeftModel = _adapted(base.to(self.processes.device).eval(), config)  # type: ignore[assignment]
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -104,6 +106,10 @@ class Run:
         """Return the documents' prompts, in the chat template."""
         return chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
 
+    def length(self, doc: dict[str, Any]) -> int:
+        """Return the length of a document's prompt in characters: batches of like length have little padding."""
+        return len(self.task.prompt(doc))
+
     def stopped(self, why: str, cure: str) -> TrainingStopped:
         """Return the error that ends the run, naming what is kept."""
         kept = f"in {self.folder.path / 'best'} (step {self.best['step']})"
@@ -112,7 +118,7 @@ class Run:
     def validate(self) -> None:
         """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; keep it if it is the best."""
         started = time.monotonic()
-        docs = self.split.validation[: self.config.eval_docs]
+        docs = sorted(self.split.validation[: self.config.eval_docs], key=self.length)
         size = self.config.generation_batch_size
         chunks = [docs[i : i + size] for i in range(0, len(docs), size)]
         training = self.model.training

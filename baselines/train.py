@@ -126,7 +126,7 @@ class Reinforce:
     def _step(self) -> dict[str, Any]:
         started = time.monotonic()
         run, config = self.run, self.config
-        docs = [doc for doc in run.docs(run.step) for _ in range(config.samples_per_prompt)]
+        docs = [doc for doc in sorted(run.docs(run.step), key=run.length) for _ in range(config.samples_per_prompt)]
         chunks = list(enumerate(range(0, len(docs), config.generation_batch_size)))
         mine = run.processes.mine(chunks)
         rollouts = [self._sample(number, docs[start : start + config.generation_batch_size]) for number, start in mine]

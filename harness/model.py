@@ -15,6 +15,7 @@ from ..adapters.dispatch import Decision, Dispatcher
 from ..adapters.dispatch_prompt import VERSION as PROMPT_VERSION
 from ..adapters.errors import AdapterError
 from ..adapters.mixture import Mixture
+from ..adapters.output_head import read_contiguous_rows
 from . import plain_errors, results
 from .cache_key import model_fingerprint
 from .strategy import (
@@ -83,6 +84,7 @@ class T2LM(TwoPass, HFLM):
         if isinstance(pretrained, PathLike):
             pretrained = str(pretrained)
         super().__init__(pretrained=pretrained, device=device or _default_device(), **kwargs)  # type: ignore[call-arg]
+        read_contiguous_rows(self.model)
         self._lengths: dict[int, int] = {}
         self._largest_batch: int | None = None
         self._dispatcher: Dispatcher | None = None

@@ -34,7 +34,8 @@ class MaterialisedLinear(torch.autograd.Function):
         left:   (Qᵀ G)_i (Qᵀ W x)_i = (Qᵀ G)_i (Qᵀ y)_i / z_i
         right:  (Qᵀ Wᵀ G)_i (Qᵀ x)_i = (Qᵀ dx)_i (Qᵀ x)_i / z_i
 
-    Both are products with Q alone. z must be away from 0 (`LEAST_Z`).
+    Both are products with Q alone; over more tokens than Q has columns, the diagonal of Qᵀ (Σ_t G yᵀ) Q is the same for less. z must be away
+    from 0 (`LEAST_Z`).
     """
 
     @staticmethod
@@ -55,7 +56,12 @@ class MaterialisedLinear(torch.autograd.Function):
         dz = None
         if ctx.needs_input_grad[1]:
             other: Any = gradient if ctx.left else dx
-            products = (kept.flatten(0, -2).float() @ q) * (other.flatten(0, -2).float() @ q)
+            kept, other = kept.flatten(0, -2), other.flatten(0, -2)
+            if len(kept) > len(q):
+                wide = torch.float32 if kept.dtype is torch.float16 else kept.dtype  # the sums would leave float16's range
+                products = ((kept.to(wide).T @ other.to(wide)).float() @ q) * q
+            else:
+                products = (kept.float() @ q) * (other.float() @ q)
             dz = products.sum(0) / z
         return dx, dz, None, None, None
 
