@@ -114,6 +114,7 @@ def card(run: Run) -> dict[str, Any]:
         **rewarded,
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("name", "description", "output", "model")},
         "seconds": round(run.seconds, 1),
+        "cpu_seconds": round(run.cpu_seconds, 1),
         "peak_memory_bytes": run.peak_memory,
         "processes": run.processes.count,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.processes.device.type}",

@@ -32,7 +32,7 @@ from .processes import Processes, first_only
 from .rollout import chat_prompts, generate
 from .run_folder import RunFolder
 
-_PROGRESS = ("step", "best", "stale", "seconds", "peak_memory")
+_PROGRESS = ("step", "best", "stale", "seconds", "cpu_seconds", "peak_memory")
 
 
 class TrainingStopped(T2Error):
@@ -72,6 +72,8 @@ class Run:
         self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}
         self.stale = 0
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
+        self._cpu_counted = time.process_time()
         self.peak_memory = 0
 
     @property
@@ -155,6 +157,8 @@ class Run:
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
         weights = dict(zip(names, (p.detach().cpu() for p in self.parameters), strict=True))
         self.peak_memory = max(self.peak_memory, self.processes.peak_memory())
+        counted, self._cpu_counted = self._cpu_counted, time.process_time()
+        self.cpu_seconds += self._cpu_counted - counted
         progress = {name: getattr(self, name) for name in _PROGRESS}
         self.folder.save_state({**progress, "weights": weights, **more})
 
