@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import GradientCheckpointingLayer
 
 from .rollout import Rollouts
@@ -53,14 +52,16 @@ def advantages(rewards: Tensor, baseline: str, samples_per_prompt: int = 1) -> T
 def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
     """Return the logits that predict each reply token, ``[b, T, V]``, in the model's dtype."""
     positions = (rollouts.mask.cumsum(1) - 1).clamp_min(0)
+    width = rollouts.ids.shape[1]
     output = model(
         input_ids=rollouts.ids,
         attention_mask=rollouts.mask,
         position_ids=positions,
-        logits_to_keep=rollouts.reply_length + 1,
+        # indices, not a count: the last token's own logits are not wanted, and a slice of the logits would be copied on the way back
+        logits_to_keep=torch.arange(width - rollouts.reply_length - 1, width - 1, device=rollouts.ids.device),
         use_cache=False,
     )
-    return output.logits[:, :-1]
+    return output.logits
 
 
 def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temperature: float, kl_form: str) -> tuple[Tensor, Tensor]:
@@ -78,27 +79,51 @@ def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temp
     return chosen, (logp.exp() * (logp - ref)).sum(-1)
 
 
-def token_terms(
-    logits: Tensor, reference: Tensor | None, rollouts: Rollouts, temperature: float, kl_form: str = "policy_base", chunk: int = 2**22
-) -> tuple[Tensor, Tensor]:
-    """Return log π_W' and KL of every reply token, each float32 ``[b, T]``, 0 on padding.
+def loss_gradient(
+    logits: Tensor,
+    reference: Tensor | None,
+    rollouts: Rollouts,
+    advantage: Tensor,
+    kl_coef: float,
+    temperature: float,
+    kl_form: str = "policy_base",
+    chunk: int = 2**20,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient of Σ (-advantage · log π + λ KL) over the reply tokens with respect to the logits, and both terms.
 
-    Works through `chunk` logits at a time (one token at least) and recomputes the softmax in the backward pass: float32 ``[tokens, V]``
-    tensors are what would fill the memory.
+    Works through `chunk` logits at a time (one token at least), so that of the float32 ``[tokens, V]`` tensors that a softmax and its
+    gradient need only a few megabytes exist at once. Where there is a reference the gradient takes its place in memory.
+
+    Args:
+        logits: ``[b, T, V]``.
+        reference: ``[b, T, V]``, overwritten; None without KL.
+        rollouts: the b replies.
+        advantage: ``[b]``.
+        kl_coef: λ.
+        temperature: divides the logits.
+        kl_form: as `TrainConfig.kl_form`.
+        chunk: logits at a time.
+
+    Returns:
+        the gradient ``[b, T, V]``, and log π and KL of every reply token, float32 ``[b, T]``, 0 on padding.
     """
-    keep = rollouts.reply_mask.bool()
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if reference is None else reference.contiguous()
+    keep = rollouts.reply_mask.flatten()
+    ids = rollouts.ids[:, -rollouts.reply_length :].flatten()
+    weight = advantage.to(keep).repeat_interleave(rollouts.reply_length) * keep
+    logp, kl = torch.zeros_like(keep), torch.zeros_like(keep)
+    rows, out = logits.detach().flatten(0, 1), gradient.flatten(0, 1)
     tokens = max(1, chunk // logits.shape[-1])
-    ids = rollouts.ids[:, -rollouts.reply_length :][keep].split(tokens)
-    parts = logits[keep].split(tokens)
-    references = [None] * len(parts) if reference is None else reference[keep].split(tokens)
-    logps, kls = [], []
-    for part, ref, chosen in zip(parts, references, ids, strict=True):
-        logp, kl = checkpoint(_logprobs_and_kl, part, ref, chosen, temperature, kl_form, use_reentrant=False)  # type: ignore[misc]
-        logps.append(logp)
-        kls.append(kl)
-    out = torch.zeros(2, *keep.shape, device=logits.device)
-    index = keep.nonzero(as_tuple=True)
-    return (out[0].index_put(index, torch.cat(logps)), out[1].index_put(index, torch.cat(kls)))
+    for start in range(0, len(rows), tokens):
+        part = slice(start, start + tokens)
+        x = rows[part].requires_grad_()
+        ref = None if reference is None else out[part]
+        with torch.enable_grad():
+            logps, kls = _logprobs_and_kl(x, ref, ids[part], temperature, kl_form)
+            loss = (kl_coef * keep[part] * kls - weight[part] * logps).sum()
+        out[part] = torch.autograd.grad(loss, x)[0]
+        logp[part], kl[part] = logps.detach() * keep[part], kls.detach() * keep[part]
+    return gradient, logp.view_as(rollouts.reply_mask), kl.view_as(rollouts.reply_mask)
 
 
 def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
@@ -164,11 +189,11 @@ def accumulate_gradient(
         if kl_coef > 0:
             with torch.no_grad(), reference():
                 ref = reply_logits(model, part)
-        logp, kl = token_terms(reply_logits(model, part), ref, part, temperature, kl_form)
-        reply_logp, reply_kl = logp.sum(1), kl.sum(1)
-        loss = (-(advantage[index].to(reply_logp.device) * reply_logp) + kl_coef * reply_kl).sum() / total
-        loss.backward()
-        loss_sum += float(loss.detach())
-        kl_sum += float(reply_kl.detach().sum()) / total
-        logp_sum += float(reply_logp.detach().sum()) / total
+        logits = reply_logits(model, part)
+        gradient, logp, kl = loss_gradient(logits, ref, part, advantage[index] / total, kl_coef / total, temperature, kl_form)
+        del ref
+        logits.backward(gradient)
+        logp_sum += float(logp.sum()) / total
+        kl_sum += float(kl.sum()) / total
+        loss_sum += float(kl_coef * kl.sum() - (advantage[index].to(logp) * logp.sum(1)).sum()) / total
     return StepStats(loss_sum, kl_sum, logp_sum)

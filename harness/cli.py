@@ -74,6 +74,20 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
+def _study(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="t2 study",
+        description="Train and score every run of a study, and print its tables; the same command again goes on where it was stopped.",
+    )
+    parser.add_argument("study", metavar="STUDY", help="a YAML file, or the name of one of t2's own (default)")
+    args = parser.parse_args(argv)
+    from ..baselines.study import load_study, run_study
+    from ..reports.study import study_tables
+
+    print(study_tables(run_study(load_study(args.study))))
+    return 0
+
+
 def _curves(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="t2 curves", description="Draw the learning curves of runs of `t2 train` into one picture.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or that of a trained adapter")
@@ -128,6 +142,7 @@ COMMANDS = {
     "doctor": Command("tell what works here, and how to get what is missing", _doctor),
     "experts": Command("list | show NAME | check PATH", _experts),
     "train": Command("CONFIG [key=value ...]: train an expert, or a baseline", _train),
+    "study": Command("STUDY: methods x seeds, each scored on the test set", _study),
     "curves": Command("RUN ...: picture of learning curves", _curves),
     "score-code": Command("FILE: judge generated programs in the sandbox", _score_code),
     "report": Command("RUNS ...: tables from lm-eval result files", _report),

@@ -16,6 +16,7 @@ from ..harness.errors import T2Error, nearest
 from ..harness.fetch import load_rows
 from .answers import gsm8k_correct, math_correct
 from .arc import forms as arc
+from .gsm8k.forms import answer_prompt
 from .lm_eval_training import LmEvalTask
 from .mbpp import forms as mbpp
 from .mbpp import split as mbpp_split
@@ -57,10 +58,6 @@ def _gsm8k_steps(doc: Doc) -> str:
     return f"Solve the problem step by step, and write the final number after ####.\n\nProblem: {doc['question']}"
 
 
-def _gsm8k_answer(doc: Doc) -> str:
-    return f"Solve the problem and write only the final number.\n\nProblem: {doc['question']}\n\nAnswer:"
-
-
 def _gsm8k_short(doc: Doc) -> bool:
     return len(doc["answer"].splitlines()) <= 3  # a line a step, and the one with the final number
 
@@ -97,7 +94,7 @@ TASKS: dict[str, TrainTask] = {
     "arc_easy": TrainTask("arc_easy", arc.text_prompt, each(arc.text_correct), max_new_tokens=24, solution=arc.text_answer),
     "gsm8k": TrainTask("gsm8k", _gsm8k_steps, each(_gsm8k_correct), max_new_tokens=256, solution=_gsm8k_solution),
     # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
-    "gsm8k_answer": TrainTask("gsm8k", _gsm8k_answer, each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
+    "gsm8k_answer": TrainTask("gsm8k", answer_prompt, each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
     "math": TrainTask("math", _math_prompt, each(_math_correct), max_new_tokens=512, solution=_math_solution),
     "mbpp": TrainTask(
         "mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, keep=lambda doc: len(doc["code"]) <= 400

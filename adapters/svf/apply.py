@@ -34,8 +34,8 @@ class MaterialisedLinear(torch.autograd.Function):
         left:   (Qᵀ G)_i (Qᵀ W x)_i = (Qᵀ G)_i (Qᵀ y)_i / z_i
         right:  (Qᵀ Wᵀ G)_i (Qᵀ x)_i = (Qᵀ dx)_i (Qᵀ x)_i / z_i
 
-    Both are products with Q alone; over more tokens than Q has columns, the diagonal of Qᵀ (Σ_t G yᵀ) Q is the same for less. z must be away
-    from 0 (`LEAST_Z`).
+    Both are products with Q alone; over more tokens than Q has columns, the diagonal of Qᵀ (Σ_t y Gᵀ) Q is the same for less. z must be
+    away from 0 (`LEAST_Z`).
     """
 
     @staticmethod

@@ -23,6 +23,11 @@ def extract_code(reply: str) -> str:
     return match.group(1) if match else reply
 
 
+def programs(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the programs of the replies: the filter of the task ``mbpp_chat``."""
+    return [[extract_code(reply) for reply in replies] for replies in resps]
+
+
 def correct(docs: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> list[bool]:
     """Judge replies in the sandbox: True where all asserts of the document pass (for MBPP+, EvalPlus's).
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from t2.baselines.reinforce import accumulate_gradient, advantages, passes, recomputed_layers, token_terms
+from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, recomputed_layers
 from t2.baselines.rollout import Rollouts, generate
 
 from .. import tiny
@@ -117,7 +117,7 @@ def test_kl_forms(form):
     torch.manual_seed(0)
     r = rollouts()
     logits, reference = torch.randn(2, 4, r.reply_length, 20)
-    _, kl = token_terms(logits, reference, r, 0.7, form, chunk=60)
+    _, _, kl = loss_gradient(logits, reference.clone(), r, torch.zeros(4), 0.1, 0.7, form, chunk=60)
     p, q = torch.log_softmax(logits / 0.7, -1), torch.log_softmax(reference / 0.7, -1)
     if form == "policy_base":
         want = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)

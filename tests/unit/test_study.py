@@ -1,0 +1,96 @@
+"""`t2 study`: what it asks for, in which order, and that it goes on where it was stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from t2.baselines import study as study_module
+from t2.baselines.study import load_study, rows, run_study
+from t2.harness.errors import T2Error
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "study.yaml").write_text(text)
+    return folder / "study.yaml"
+
+
+def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
+    labels = [row.label for row in rows(load_study("default"))]
+    methods = ("", "-lora", "-ia3", "-dora")
+    trained = [f"{task}{method}-seed{seed}" for seed in (0, 1) for task in ("reasoning", "math", "code") for method in methods]
+    assert labels == ["base-arc_easy_text", "base-gsm8k_answer", "base-mbpp_chat", *trained]
+
+
+def test_all_errors_of_a_study_at_once(tmp_path):
+    with pytest.raises(T2Error) as caught:
+        load_study(write(tmp_path, "runs: [a]\nsede: [0]\n"))
+    for part in ("unknown key 'sede'", "'seeds'", "name is required", "runs must map"):
+        assert part in str(caught.value)
+
+
+def test_a_wrong_configuration_is_told_before_anything_runs(tmp_path):
+    with pytest.raises(T2Error, match="reasonin"):
+        load_study(write(tmp_path, "name: x\nruns: {reasonin: arc_easy_text}\n"))
+    with pytest.raises(T2Error, match="dtyp"):
+        load_study(write(tmp_path, "name: x\nruns: {reasoning: arc_easy_text}\nsettings: {dtyp: float32}\n"))
+    with pytest.raises(T2Error, match=r"No such study: defualt.*default"):
+        load_study("defualt")
+
+
+def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\nseeds: [3]\noutput: {tmp_path}\n"))
+    monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
+    monkeypatch.setattr(study_module, "_card", lambda adapter: {"method": "svf" if adapter else "base"})
+    scored = []
+
+    def score(study, row, adapter):
+        scored.append(row.label)
+        if row.label == "reasoning-seed3" and len(scored) == 2:
+            raise KeyboardInterrupt
+        return {"score": 0.5}
+
+    monkeypatch.setattr(study_module, "_score", score)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study)
+    assert run_study(study) == [{"method": "base", "score": 0.5}, {"method": "svf", "score": 0.5}]
+    assert scored == ["base-arc_easy_text", "reasoning-seed3", "reasoning-seed3"]
+
+
+def test_what_fails_is_named_with_its_log(tmp_path):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
+    row = next(rows(study))
+    with pytest.raises(T2Error, match=r"base-arc_easy_text: score ended with status 1 \(.*no such thing.*base-arc_easy_text-score.log"):
+        study_module._call(study, row, "score", ["-c", "raise SystemExit('no such thing')"])
+
+
+def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\nsettings: {{dtype: bfloat16}}\noutput: {tmp_path}\n"))
+    asked = []
+
+    def call(study, row, what, arguments):
+        asked.append(arguments)
+        folder = Path(arguments[arguments.index("--output_path") + 1]) / "model"
+        folder.mkdir(parents=True)
+        results = {
+            "results": {"arc_easy_text": {"exact_match,none": 0.5, "exact_match_stderr,none": 0.2, "extracted,none": 0.75}},
+            "configs": {"arc_easy_text": {"metric_list": [{"metric": "exact_match"}, {"metric": "extracted"}]}},
+            "task_hashes": {"arc_easy_text": "abc"},
+        }
+        (folder / "results_2026.json").write_text(json.dumps(results))
+        samples = [{"doc_id": 1, "exact_match": 1.0}, {"doc_id": 0, "exact_match": 0.0}]
+        (folder / "samples_arc_easy_text_2026.jsonl").write_text("\n".join(map(json.dumps, samples)))
+
+    monkeypatch.setattr(study_module, "_call", call)
+    base, trained = list(rows(study))[:2]
+    found = study_module._score(study, base, None)
+    assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "01")
+    assert asked[0][asked[0].index("--model_args") + 1] == "strategy=base,dtype=bfloat16"
+    wanted = {"svf": "strategy=expert:reasoning,dtype=bfloat16,experts={}", "lora": "strategy=base,dtype=bfloat16,peft={}"}
+    for method, arguments in wanted.items():
+        adapter = tmp_path / method / "reasoning"
+        adapter.mkdir(parents=True)
+        (adapter / "card.json").write_text(json.dumps({"method": method}))
+        monkeypatch.setattr(study_module.Row, "label", property(lambda self, name=method: name))
+        study_module._score(study, trained, adapter)
+        assert asked[-1][asked[-1].index("--model_args") + 1] == arguments.format(adapter)
