@@ -12,6 +12,7 @@ from ..harness.fetch import load_rows
 from ..harness.fetch.rows import normalise
 from ..harness.sandbox import Job, UnusableTests
 from .humaneval import scoring as humaneval
+from .mbpp import forms as mbpp_forms
 from .mbpp import scoring as mbpp
 
 Doc = Mapping[str, Any]
@@ -50,6 +51,7 @@ FORMS = {
     "humaneval_plus": Form("humaneval_plus", humaneval.complete, humaneval.plus_job),
     "mbpp": _MBPP,
     "mbpp_64": _MBPP,
+    "mbpp_chat": Form("mbpp", mbpp_forms.programs, mbpp.job),
     "mbpp_instruct": Form("mbpp", mbpp.block, mbpp.job),
     "mbpp_plus": _MBPP_PLUS,
     "mbpp_plus_instruct": Form("mbpp_plus", mbpp.block, mbpp.plus_job),

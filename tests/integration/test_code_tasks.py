@@ -24,6 +24,7 @@ from t2.tasks.humaneval import scoring as humaneval
 from t2.tasks.mbpp import scoring as mbpp
 from t2.tasks.references import FAILING
 from t2.tasks.samples import FORMS
+from t2.tasks.training import TASKS
 
 OURS = Path(__file__).resolve().parents[2] / "tasks"
 THEIRS = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"  # type: ignore[union-attr, arg-type]
@@ -215,7 +216,7 @@ def test_settings_are_lm_evals_own(name: str) -> None:
 
 def test_no_task_of_ours_is_unsafe() -> None:
     names = [path.stem for path in OURS.glob("*/*.yaml") if path.parent.name in ("humaneval", "mbpp")]
-    assert sorted(names) == sorted([*NAMES, "mbpp_64", "mbpp_t2"]) == sorted(FORMS)
+    assert sorted(names) == sorted([*NAMES, "mbpp_64", "mbpp_chat", "mbpp_t2"]) == sorted(FORMS)
     assert [name for name in names if "unsafe_code" in load_yaml(OURS / name.split("_")[0] / f"{name}.yaml", resolve_func=False)] == []
 
 
@@ -294,6 +295,15 @@ def test_instruct_forms_take_the_code_block() -> None:
     scores = evaluate("mbpp_instruct", lambda p: next(replies))["results"]["mbpp_instruct"]
     assert scores["pass_at_1,extract_code"] == pytest.approx(2 / 3)
     assert scores["extracted,extract_code"] == pytest.approx(2 / 3)
+
+
+def test_mbpp_chat_is_asked_and_scored_as_it_is_trained() -> None:
+    training, mine = TASKS["mbpp"], ours("mbpp_chat")
+    assert [mine.fewshot_context(doc, 0) for doc in MBPP_DOCS] == [training.prompt(doc) for doc in MBPP_DOCS]
+    replies = ["Here:\n```python\ndef add(x):\n  return x\n```\ntext", "no code", "def add(x):\n  return x"]
+    made = iter(replies)
+    scores = evaluate("mbpp_chat", lambda p: next(made))["results"]["mbpp_chat"]
+    assert scores["pass_at_1,extract_code"] == pytest.approx(sum(training.correct(MBPP_DOCS, replies)) / 3) == pytest.approx(1 / 3)
 
 
 def test_a_broken_sandbox_ends_the_run_before_generation_and_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

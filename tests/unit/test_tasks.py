@@ -21,6 +21,7 @@ from t2.tasks.arc.scoring import process_results as score_arc_text
 from t2.tasks.data import dataset_dict, load
 from t2.tasks.gsm8k.worked import WORKED
 from t2.tasks.math.scoring import process_results as score_math
+from t2.tasks.training import TASKS as TRAINING
 
 OURS = Path(t2.tasks.__file__).parent
 THEIRS = Path(lm_eval.__file__).parent / "tasks"
@@ -210,6 +211,19 @@ def test_scores_are_lm_evals(name: str, data_dir: Path) -> None:
         assert added["extracted,remove_whitespace"] == pytest.approx(4 / 6)
     else:
         assert added == {}
+
+
+@pytest.mark.parametrize(("name", "trained"), [("gsm8k_answer", "gsm8k_answer"), ("arc_easy_text", "arc_easy")])
+def test_a_form_that_is_trained_is_asked_and_scored_as_it_was_trained(name: str, trained: str, data_dir: Path) -> None:
+    mine, training = ours(name), TRAINING[trained]
+    docs = list(mine.eval_docs)
+    assert mine.config.num_fewshot in (0, None)
+    assert [mine.fewshot_context(doc, 0) for doc in docs] == [training.prompt(doc) for doc in docs]
+    replies = {doc["question"]: ["It is 3.", "a red stone", "", "the Moon", "6", "none"][i % 6] for i, doc in enumerate(docs)}
+    scored = evaluated(lambda doc: replies[doc["question"]], [mine])["results"][name]
+    right = training.correct(docs, [replies[doc["question"]] for doc in docs])
+    assert 0 < sum(right) < len(docs)
+    assert next(v for k, v in scored.items() if k.startswith("exact_match,")) == sum(right) / len(docs)
 
 
 def test_gsm8k_without_a_train_split_uses_our_worked_examples_and_says_so(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
