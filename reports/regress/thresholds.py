@@ -106,9 +106,7 @@ def read_thresholds(path: Path) -> Thresholds:
     read = _Reader()
     found = read.thresholds({} if data is None else data)
     if read.errors:
-        raise ReportError(
-            f"{path}: {len(read.errors)} thing{'s' * (len(read.errors) > 1)} to mend.\n" + "\n".join(f"- {e}" for e in read.errors)
-        )
+        raise ReportError("\n- ".join([f"{path}: {len(read.errors)} to mend:", *read.errors]))
     return found
 
 
@@ -135,9 +133,7 @@ class _Reader:
             allow_unlike=tuple(allowed),
             default=default,
             tasks={str(k): self.task(f"tasks.{k}", v, default) for k, v in self.mapping("tasks", given.get("tasks")).items()},
-            benchmarks={
-                str(k): self.benchmark(f"benchmarks.{k}", v) for k, v in self.mapping("benchmarks", given.get("benchmarks")).items()
-            },
+            benchmarks={str(k): self.benchmark(f"benchmarks.{k}", v) for k, v in figures.items()},
         )
 
     def task(self, where: str, data: Any, default: TaskRule) -> TaskRule:
