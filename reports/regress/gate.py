@@ -137,17 +137,16 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
         verdict.ratios += timing_ratios(name, one, two, thresholds, likeness)
     for group, members in baseline.groups.items():
         kept = [name for name in members if name in pairs]
-        alike = {(baseline.tasks[name].metric, baseline.tasks[name].higher_is_better) for name in kept}
-        if len(kept) > 1 and len(alike) == 1:
-            parts = [baseline.tasks[name] for name in kept]
-            asked = group in thresholds.tasks and thresholds.tasks[group].gate is not False
+        parts = [baseline.tasks[name] for name in kept]
+        asked = group in thresholds.tasks and thresholds.tasks[group].gate is not False
+        if len(kept) > 1 and _poolable(parts):
             rows.append(_compare(group, tuple(kept), parts, [pairs[name] for name in kept], thresholds, asked))
-        elif group in thresholds.tasks:
-            verdict.problems.append(
-                f"{group}: its tasks cannot be pooled (fewer than two compared, or metrics differ); drop its threshold."
-            )
+        elif asked:
+            verdict.problems.append(f"{group}: fewer than two of its tasks were compared, or by unlike metrics. Drop its threshold.")
     verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
     _decide(rows, verdict)
+    if (rows or verdict.ratios) and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
+        verdict.problems.append("Nothing is gated: figures are gated only where the thresholds give them a limit (docs/regress.md).")
     verdict.comparisons = rows
     verdict.problems += likeness.refused()
     verdict.unlike = likeness.allowed()
@@ -171,6 +170,12 @@ def _absent(baseline: Snapshot, run: Snapshot, wanted: Sequence[str], shared: Se
         verdict.notes.append("The baseline has no benchmarks, so the run's were not compared.")
 
 
+def _poolable(tasks: Sequence[TaskScores]) -> bool:
+    """Documents of several tasks count alike where all are scored by one metric, or by shares of right answers."""
+    metrics = {task.metric for task in tasks}
+    return len({task.higher_is_better for task in tasks}) == 1 and (len(metrics) == 1 or all(map(is_proportion, metrics)))
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
@@ -187,7 +192,8 @@ def _compare(
     old, new = [x for before, _ in pairs for x in before], [x for _, after in pairs for x in after]
     gaps = [sign * (b - a) for a, b in zip(old, new, strict=True)]
     n, lost, won = len(gaps), sum(gap < 0 for gap in gaps), sum(gap > 0 for gap in gaps)
-    proportion = is_proportion(tasks[0].metric)
+    proportion = all(is_proportion(task.metric) for task in tasks)
+    metrics = {f"{task.metric},{task.filter}": None for task in tasks}
     for key in ("tolerance", "max_drop", "must_see"):
         if proportion and (getattr(rule, key) or 0) >= 1:
             raise ReportError(
@@ -197,7 +203,7 @@ def _compare(
     sides: tuple[Alternative, Alternative] = ("less", "greater")
     p_drop, p_rise = (mcnemar(lost, won, side) if exact else sign_flip(gaps, side) for side in sides)
     row = Comparison(
-        name, f"{tasks[0].metric},{tasks[0].filter}", members, rule, gated, n, sum(old) / n, sum(new) / n, sum(gaps) / n,
+        name, next(iter(metrics)) if len(metrics) == 1 else "right", members, rule, gated, n, sum(old) / n, sum(new) / n, sum(gaps) / n,
         paired_bootstrap(gaps), lost, won, p_drop, p_rise, proportion, exact, standard_error(gaps),
     )  # fmt: skip
     if exact and rule.max_drop is not None:

@@ -15,7 +15,7 @@ from t2.reports.markdown import DASH
 from t2.reports.regress import gate
 from t2.reports.regress.gate import judge
 from t2.reports.regress.snapshot import Snapshot, TaskScores, dump, read_baseline
-from t2.reports.regress.thresholds import Thresholds, read_thresholds
+from t2.reports.regress.thresholds import TaskRule, Thresholds, read_thresholds
 
 DATE = "2026-01-02T03-04-05.678901"
 
@@ -160,6 +160,23 @@ def test_groups_pool_their_documents(place, capsys):
     Path("t.yaml").write_text("tasks: {mini: {gate: true}, sums: {gate: false}, words: {gate: false}}\n")
     assert regress("g_new", "--thresholds", "t.yaml") == 1, "7 lost of 128, none won: p = 0.0078"
     assert "REGRESSION in mini" in capsys.readouterr().out
+
+
+def test_a_group_pools_shares_of_several_metrics(capsys):
+    def snapshot(right):
+        tasks = {
+            name: TaskScores(metric, "none", True, {i: ("", x) for i, x in enumerate(ones(right, 20))}, {})
+            for name, metric in (("sums", "exact_match"), ("code", "pass@1"))
+        }
+        return Snapshot(tasks, {"mini": ("sums", "code")})
+
+    pooled = judge(snapshot(10), snapshot(7), read_group(gate=True)).comparisons[-1]
+    assert (pooled.name, pooled.metric, pooled.n, pooled.lost, pooled.gated) == ("mini", "right", 40, 6, True)
+    assert pooled.p == pytest.approx(3 * 0.5**6), "Holm over three"
+
+
+def read_group(gate):
+    return Thresholds(tasks={"mini": TaskRule(gate=gate)})
 
 
 # Thresholds
@@ -501,8 +518,10 @@ def bench(path, ratio, seconds=1.0, **extra):
 def test_benchmark_files(place, capsys):
     old, new = bench(Path("old.json"), 2.0), bench(Path("new.json"), 2.5, seconds=9.0)
     assert main(["regress", "--update", "--baseline", "base.json", str(old)]) == 0
-    assert regress(new) == 0
-    assert row(capsys.readouterr().out, "test_x.py::test_switch[4]: ratio")[2:4] == ["2", "2.5"]
+    assert regress(new) == 2
+    out = capsys.readouterr().out
+    assert row(out, "test_x.py::test_switch[4]: ratio")[2:4] == ["2", "2.5"]
+    assert "Nothing is gated" in out
     Path("t.yaml").write_text('benchmarks: {"test_x.py::test_switch[4]: ratio": {max_change: 1.2}}\n')
     assert regress(new, "--thresholds", "t.yaml") == 1
     assert "REGRESSION in test_x.py::test_switch[4]: ratio" in capsys.readouterr().out
@@ -566,7 +585,7 @@ def test_the_whole_gate_keeps_its_false_alarm_rate(monkeypatch):
     monkeypatch.setattr(gate, "paired_bootstrap", lambda gaps: (0.0, 0.0))
     monkeypatch.setattr(gate, "minimum_detectable_drop", lambda *arguments: 0.1)
     rng = random.Random(1)
-    runs, n, flips = 3000, 40, 0.15
+    runs, n, flips = 2000, 40, 0.15
 
     def snapshot(scores):
         return Snapshot(
