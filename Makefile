@@ -1,4 +1,4 @@
-# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS and PYTEST_ARGS may be set: make demo LIMIT=2
+# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS, UPDATE and PYTEST_ARGS may be set: make demo LIMIT=2
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,12 +8,14 @@ LIMIT ?= 4
 CONFIG ?= baselines/configs/reasoning.yaml
 RUNS ?= results
 PYTEST_ARGS ?=
+UPDATE ?=
 DEMO := results/demo
+REGRESS := results/regress
 SANDBOX := bubblewrap libseccomp2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sandbox demo test test-slow bench train report check
+.PHONY: help setup sandbox demo test test-slow bench train report regress check
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +65,12 @@ train: setup ## Train an expert (CONFIG=baselines/configs/….yaml)
 
 report: $(INSTALLED) ## Markdown report of result files (RUNS="folder …")
 	@$(BIN)/t2 report $(RUNS)
+
+regress: setup ## Gate the base model on t2_mini against the committed baseline (UPDATE=1 writes it anew)
+	rm -rf $(REGRESS)
+	$(BIN)/lm_eval --model t2 --model_args strategy=base,dtype=float32 --tasks t2_mini --apply_chat_template --batch_size 16 \
+	  --log_samples --output_path $(REGRESS)
+	$(BIN)/t2 regress $(if $(UPDATE),--update) --baseline tests/regression/t2_mini_base.json --thresholds tests/regression/t2_mini.yaml $(REGRESS)
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

@@ -107,6 +107,12 @@ def _report(argv: Sequence[str]) -> int:
     return report(list(argv))
 
 
+def _regress(argv: Sequence[str]) -> int:
+    from ..reports.regress.command import main as regress
+
+    return regress(argv)
+
+
 def _score_code(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="t2 score-code",
@@ -146,6 +152,7 @@ COMMANDS = {
     "curves": Command("RUN ...: picture of learning curves", _curves),
     "score-code": Command("FILE: judge generated programs in the sandbox", _score_code),
     "report": Command("RUNS ...: tables from lm-eval result files", _report),
+    "regress": Command("--baseline FILE RUN ...: fail where a run got worse than a baseline", _regress),
 }
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}

@@ -1,0 +1,234 @@
+"""From result files and their logged samples to a `Snapshot`."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ..arguments import short_name
+from ..errors import NoScores, ReportError
+from ..files import find, read
+from ..labels import MODEL_KEYS, PLACE_KEYS
+from ..load import Run, TaskResult, load
+from ..metrics import Key, find_score, nearest, primary
+from ..samples import read_samples, samples_file
+from .benchmarks import benchmarks
+from .snapshot import Snapshot, TaskScores
+
+_PROVENANCE = ("CPU", "GPU", "Python", "git")
+_VERSIONS = ("lm-eval", "transformers", "torch", "dtype", "batch size", "device", "GPU", "model sha")
+PASSES, TOKEN, PROGRAM = "pass1_per_pass2", "seconds_per_token", "seconds_per_program"
+TIMINGS = (PASSES, TOKEN, PROGRAM)
+
+
+def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None], tasks: Collection[str] | None = None) -> Snapshot:
+    """Read the runs of one candidate.
+
+    Of a folder the newest result of each task counts. A task that several arguments have is a repeat: its scores are averaged document by
+    document, its timing kept apart.
+
+    Args:
+        arguments: result files, folders that hold some, or JSON files of pytest-benchmark.
+        metric: task -> `METRIC` or `METRIC,FILTER`, or None for the report's own choice.
+        tasks: leaf tasks to read; None reads all.
+
+    Raises:
+        ReportError: a file cannot be used, repeats are not of one configuration, or samples are unsound.
+    """
+    found = Snapshot()
+    parts: dict[str, list[tuple[Run, TaskScores]]] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if (figures := benchmarks(path)) is not None:
+            for name, value in figures[0].items():
+                found.benchmarks.setdefault(name, []).append(value)
+            found.benchmark_machine |= figures[1]
+            continue
+        runs = _runs(path, found.notes)
+        for task, run in _newest(runs, found.notes).items():
+            if tasks is not None and task not in tasks:
+                found.others.append(task)
+                continue
+            same = [other for other, _ in parts.get(task, ()) if other.raw.sha256 == run.raw.sha256]
+            if same:
+                found.notes.append(f"{run.raw.found.path} is a copy of {same[0].raw.found.path} and was counted once.")
+                continue
+            scores = _scores(run, task, metric(task))
+            if isinstance(scores, str):
+                found.skipped[task] = scores
+            else:
+                parts.setdefault(task, []).append((run, scores))
+        for run in runs:
+            found.groups |= {group: tuple(_leaves(group, run.groups, ())) for group in run.groups}
+    found.tasks = {task: _averaged(task, repeats) for task, repeats in parts.items()}
+    found.groups = _useful(found.groups, found.tasks)
+    return found
+
+
+def _runs(path: Path, notes: list[str]) -> list[Run]:
+    runs = []
+    for file in find([path]):
+        raw = read(file)
+        if raw is None:
+            continue
+        try:
+            runs.append(load(raw))
+        except NoScores as error:
+            if file.named:
+                raise
+            notes.append(str(error).replace(" Run the evaluation again, or leave this file out.", " Left out."))
+    if not runs:
+        raise ReportError(f"{path}: no lm-eval scores there.{' ' + notes[-1] if notes else ''}")
+    return runs
+
+
+def _newest(runs: Sequence[Run], notes: list[str]) -> dict[str, Run]:
+    chosen: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: -run.date):
+        for task in (name for name in run.tasks if name not in run.groups):
+            if task in chosen:
+                notes.append(f"{task}: {chosen[task].raw.found.path} is newer than {run.raw.found.path}, and counts.")
+            else:
+                chosen[task] = run
+    return chosen
+
+
+def _scores(run: Run, task: str, wanted: str | None) -> TaskScores | str:
+    result = run.tasks[task]
+    key = _key(result, wanted)
+    score = find_score(result, key)
+    if key is None or score is None:
+        return "it has no score"
+    samples = read_samples(run, task, key)
+    path = run.raw.found.path
+    again = "Run the evaluation again."
+    if samples.missing:
+        raise ReportError(f"{path}: no logged samples of {task} beside it. The gate compares documents: run lm_eval with --log_samples.")
+    if not math.isfinite(score.value):
+        raise ReportError(f"{path}: {','.join(key)} of {task} is {score.value}. {again}")
+    if samples.problem:
+        raise ReportError(f"{samples.problem}. {again}")
+    ids, values = samples.ids.tolist(), samples.values.tolist()
+    if result.n is not None and len(ids) != result.n:
+        file = samples_file(run, task)
+        raise ReportError(f"{path}: {task} has {result.n} documents, but {file} has {len(ids)} samples: it is not whole. {again}")
+    average = math.fsum(values) / len(values)
+    if not abs(average - score.value) <= 1e-6 * max(1.0, abs(score.value)):
+        return f"its {','.join(key)} ({score.value:.6g}) is not the mean of its documents ({average:.6g})"
+    documents = {doc: (f"{bits:016x}" if bits else "", value) for doc, bits, value in zip(ids, samples.hashes, values, strict=True)}
+    programs = _program_seconds(samples_file(run, task)) if run.t2 and run.t2.sandbox else []
+    timing = _timing(run, task) | ({PROGRAM: [math.fsum(programs) / len(programs)]} if programs else {})
+    settings = _settings(run, result) | ({"sandbox": run.t2.sandbox} if programs and run.t2 and run.t2.sandbox else {})
+    provenance = {name: run.info[name] for name in _PROVENANCE if name in run.info} | {"date": run.day, "t2": __version__}
+    return TaskScores(*key, score.higher_is_better, documents, settings, provenance, timing)
+
+
+def _key(result: TaskResult, wanted: str | None) -> Key | None:
+    if wanted is None:
+        return primary([result])
+    metric, comma, filter_name = wanted.partition(",")
+    keys = [(score.metric, score.filter) for score in result.scores]
+    hits = [key for key in keys if key[0] == metric and (not comma or key[1] == filter_name)]
+    if not hits:
+        raise ReportError(f"metric {wanted!r}: {result.name} has no such metric.{nearest(wanted, map(','.join, keys))}")
+    return hits[0] if len(hits) == 1 else next((key for key in hits if key == primary([result])), hits[0])
+
+
+def _settings(run: Run, result: TaskResult) -> dict[str, str]:
+    hidden = {*MODEL_KEYS, *PLACE_KEYS, "dtype", "strategy", "dispatch", "calibrate", "experts"}
+    model = next((run.args[key] for key in MODEL_KEYS if run.args.get(key)), "")
+    found = {"model class": run.model, "model": short_name(model)} | {name: run.info.get(name, "") for name in _VERSIONS}
+    found["arguments"] = ", ".join(f"{key}={_place(value)}" for key, value in sorted(run.args.items()) if key not in hidden)
+    found |= {name: value for name, value in run.settings.items() if name != "limit"}
+    if run.t2:
+        found |= {"base weights": run.t2.base, "strategy": _place(run.t2.strategy), "dispatch": run.t2.dispatch}
+        found |= {f"expert {name}": sha for name, sha in sorted(run.t2.experts.items())}
+        found |= {"calibrate": "" if run.t2.calibrate is None else str(run.t2.calibrate)}
+    found |= {"few-shot": result.n_shot or "", "task version": result.version or "", "prompts": (result.task_hash or "")[:16]}
+    found |= {
+        f"task's {name}": hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] for name, text in result.definition.items()
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _place(text: str) -> str:
+    """Folders differ from machine to machine, and baselines are committed: what lies there is told by hashes."""
+    return short_name(text) if text.startswith(("/", "~", ".")) else text
+
+
+def _timing(run: Run, task: str) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    cost = run.t2.passes.get(task) if run.t2 else None
+    if cost and cost.pass2.seconds > 0:
+        if cost.pass1.seconds > 0:
+            found[PASSES] = [cost.pass1.seconds / cost.pass2.seconds]
+        if tokens := cost.pass2.tokens_out or cost.pass2.tokens_in:
+            found[TOKEN] = [cost.pass2.seconds / tokens]
+    return found
+
+
+def _program_seconds(path: Path | None) -> list[float]:
+    """Seconds of each verdict that t2's code tasks log: how long the sandbox took for a program."""
+    found: list[float] = []
+    if path is None:
+        return found
+    with path.open("rb") as lines:
+        for line in lines:
+            if b'\\"verdict\\"' not in line:
+                return found  # a task that runs no code
+            replies = json.loads(line).get("filtered_resps")
+            for text in chain.from_iterable(reply if isinstance(reply, list) else [reply] for reply in replies or ()):
+                if (seconds := _seconds(text)) is not None:
+                    found.append(seconds)
+    return found
+
+
+def _seconds(text: Any) -> float | None:
+    try:
+        seconds = json.loads(text)["verdict"]["seconds"]
+        return float(seconds) if math.isfinite(seconds) and seconds > 0 else None
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _averaged(task: str, repeats: Sequence[tuple[Run, TaskScores]]) -> TaskScores:
+    run, first = repeats[0]
+    for other, scores in repeats[1:]:
+        where = f"{other.raw.found.path} and {run.raw.found.path} are taken for repeats of {task}, but"
+        cure = "Give the files of one configuration, one folder for each repeat."
+        names = [
+            name for name in dict.fromkeys([*first.settings, *scores.settings]) if first.settings.get(name) != scores.settings.get(name)
+        ]
+        if names:
+            raise ReportError(f"{where} differ in {', '.join(names)}. {cure}")
+        if {doc: digest for doc, (digest, _) in first.documents.items()} != {doc: digest for doc, (digest, _) in scores.documents.items()}:
+            raise ReportError(f"{where} are of different documents. {cure}")
+    n = len(repeats)
+    documents = {
+        doc: (digest, math.fsum(scores.documents[doc][1] for _, scores in repeats) / n) for doc, (digest, _) in first.documents.items()
+    }
+    timing = {name: list(chain.from_iterable(scores.timing.get(name, []) for _, scores in repeats)) for name in first.timing}
+    return TaskScores(first.metric, first.filter, first.higher_is_better, documents, first.settings, first.provenance, timing)
+
+
+def _leaves(name: str, groups: Mapping[str, tuple[str, ...]], above: tuple[str, ...]) -> list[str]:
+    if name not in groups or name in above:
+        return [name]
+    return list(dict.fromkeys(chain.from_iterable(_leaves(member, groups, (*above, name)) for member in groups[name])))
+
+
+def _useful(groups: Mapping[str, tuple[str, ...]], tasks: Mapping[str, TaskScores]) -> dict[str, tuple[str, ...]]:
+    """Groups that pool several whole tasks; two of the same tasks would be tested twice."""
+    found: dict[tuple[str, ...], str] = {}
+    for group, leaves in groups.items():
+        if len(leaves) > 1 and all(leaf in tasks for leaf in leaves):
+            found.setdefault(tuple(sorted(leaves)), group)
+    return {group: leaves for leaves, group in found.items()}
