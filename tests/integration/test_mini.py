@@ -20,6 +20,7 @@ from t2.harness.fetch.model import model_folder, problem
 from t2.harness.sandbox import Sandbox
 from t2.tasks.humaneval.scoring import job
 from t2.tasks.mini import items
+from t2.tasks.score_code import score_code
 
 OURS = Path(__file__).resolve().parents[2] / "tasks" / "mini"
 SCORES = {
@@ -138,11 +139,20 @@ def test_the_command_line_runs_it_without_data(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("model", [["t2", "--model_args", "strategy=base"], ["hf", "--model_args", f"pretrained={model_folder()}"]], ids=["t2", "hf"])
-def test_the_default_model_is_neither_lost_nor_finished(model: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "arguments"), [("t2", "strategy=base"), ("hf", f"pretrained={model_folder()}")])
+def test_the_default_model_is_neither_lost_nor_finished(model: str, arguments: str, tmp_path: Path) -> None:
     if problem(model_folder()):
         pytest.skip("the default model is not in the cache: run t2 fetch")
-    results = lm_eval(tmp_path, "--model", *model, "--batch_size", "16")["results"]
+    results = lm_eval(tmp_path, "--model", model, "--model_args", arguments, "--batch_size", "16")["results"]
     scores = {task: results[task][metric] for task, metric in SCORES.items()}
     print(scores)
     assert all(0.1 <= score <= 0.9 for score in scores.values()), scores
+
+
+def test_logged_programs_can_be_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = [items.humaneval_row(item) for item in items.rows("code")[:3]]
+    replies = [docs[0]["canonical_solution"], "    return None\n", docs[2]["canonical_solution"]]
+    file = tmp_path / "samples_t2_mini_code.jsonl"
+    file.write_text("".join(json.dumps({"doc": d, "resps": [[r]]}) + "\n" for d, r in zip(docs, replies, strict=True)))
+    assert score_code(file, "humaneval", [1], quiet=True) == 0
+    assert "3 problems, 3 samples, 2 passed\npass@1: 0.666667" in capsys.readouterr().out

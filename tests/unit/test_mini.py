@@ -20,8 +20,8 @@ ITEMS = {name: items.rows(name) for name in items.NAMES}
 ALL = [pytest.param(name, item, id=item["id"]) for name in items.NAMES for item in ITEMS[name]]
 
 _ALLOWED = (
-    ast.Expression, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.Load,
-    ast.Name, ast.Store, ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.Dict,
+    ast.Expression, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+    ast.Load, ast.Name, ast.Store, ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Slice, ast.Tuple, ast.List, ast.Dict,
     ast.ListComp, ast.GeneratorExp, ast.comprehension, ast.Lambda, ast.arguments, ast.arg,
 )  # fmt: skip
 _METHODS = {"index", "count", "join", "isdigit", "items"}
@@ -47,7 +47,7 @@ def order(*facts: str) -> list[str]:
 
 _NAMES: dict[str, Any] = {
     "DAYS": _DAYS, "order": order, "max": max, "sorted": sorted, "chr": chr, "ord": ord, "str": str, "int": int, "all": all, "sum": sum,
-    "range": range, "True": True, "False": False, "product": itertools.product, "permutations": itertools.permutations, "Fraction": Fraction,
+    "range": range, "product": itertools.product, "permutations": itertools.permutations, "Fraction": Fraction,
 }  # fmt: skip
 
 
@@ -135,7 +135,8 @@ def test_answers_of_word_problems_are_the_value_of_their_expression(name: str, i
 
 
 @pytest.mark.parametrize(
-    ("reply", "scores"), [("", (0, 0)), ("none", (0, 0)), ("1.2.3", (0, 1)), ("$7.00", (1, 1)), ("07", (1, 1)), ("-7", (0, 1)), ("7,", (1, 1))]
+    ("reply", "scores"),
+    [("", (0, 0)), ("none", (0, 0)), ("1.2.3", (0, 1)), ("$7.00", (1, 1)), ("07", (1, 1)), ("-7", (0, 1)), ("7,", (1, 1))],
 )
 def test_odd_replies_to_a_word_problem(reply: str, scores: tuple[int, int]) -> None:
     assert tuple(scoring.math({"answer": "7"}, [reply]).values()) == scores
