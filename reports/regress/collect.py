@@ -144,6 +144,8 @@ def _settings(run: Run, result: TaskResult) -> dict[str, str]:
     found = {"model class": run.model, "model": short_name(model)} | {name: run.info.get(name, "") for name in _VERSIONS}
     found["arguments"] = ", ".join(f"{key}={_place(value)}" for key, value in sorted(run.args.items()) if key not in hidden)
     found |= {name: value for name, value in run.settings.items() if name != "limit"}
+    if sizes := run.raw.data.get("config", {}).get("batch_sizes"):
+        found["batch sizes"] = str(sizes)  # what "auto" came to
     if run.t2:
         found |= {"base weights": run.t2.base, "strategy": _place(run.t2.strategy), "dispatch": run.t2.dispatch}
         found |= {f"expert {name}": sha for name, sha in sorted(run.t2.experts.items())}

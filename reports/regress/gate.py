@@ -19,6 +19,7 @@ from ..statistics import (
     sign_flip,
     standard_error,
 )
+from .collect import TIMINGS
 from .likeness import Likeness, common_documents
 from .ratios import Ratio, benchmark_ratios, timing_ratios
 from .snapshot import Snapshot, TaskScores
@@ -29,12 +30,13 @@ OK, REGRESSION, UNUSABLE = 0, 1, 2
 
 @dataclass
 class Comparison:
-    """One task or group. Differences are run - baseline, turned so that negative is worse.
+    """One task or group. Differences are run - baseline.
 
     Attributes:
         members: the tasks of a group.
         n: documents in both.
         before, after: mean scores.
+        sign: -1 where lower is better, else 1.
         lost, won: documents that score worse, better.
         interval: 95%, paired bootstrap.
         p_drop, p_rise: one-sided: exact McNemar for 0/1 scores, else the paired permutation test.
@@ -58,6 +60,7 @@ class Comparison:
     after: float
     difference: float
     interval: Interval
+    sign: int
     lost: int
     won: int
     p_drop: float
@@ -70,6 +73,11 @@ class Comparison:
     limit_alarm: float | None = None
     verdict: str = "ok"
     why: str = ""
+
+    @property
+    def drop(self) -> float:
+        """How much worse the run is; negative if it is better."""
+        return -self.sign * self.difference
 
 
 @dataclass
@@ -114,6 +122,9 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
         ReportError: a threshold names a task that there is not, or makes no sense for its metric.
     """
     thresholds.check_names([*baseline.tasks, *baseline.groups])
+    for group in baseline.groups:
+        if group in thresholds.tasks and (wrong := _leaf_keys(thresholds.rule(group), thresholds.default)):
+            raise ReportError(f"thresholds: {group} is a group, which {wrong[0]} is nothing for; set it for its tasks.")
     verdict = Verdict(thresholds, notes=list(run.notes))
     likeness = Likeness(("*",) if allow_unlike else thresholds.allow_unlike)
     wanted = [name for name in baseline.tasks if not tasks or name in tasks]
@@ -170,6 +181,10 @@ def _absent(baseline: Snapshot, run: Snapshot, wanted: Sequence[str], shared: Se
         verdict.notes.append("The baseline has no benchmarks, so the run's were not compared.")
 
 
+def _leaf_keys(rule: TaskRule, default: TaskRule) -> list[str]:
+    return [name for name in ("metric", *TIMINGS) if getattr(rule, name) != getattr(default, name)]
+
+
 def _poolable(tasks: Sequence[TaskScores]) -> bool:
     """Documents of several tasks count alike where all are scored by one metric, or by shares of right answers."""
     metrics = {task.metric for task in tasks}
@@ -203,8 +218,9 @@ def _compare(
     sides: tuple[Alternative, Alternative] = ("less", "greater")
     p_drop, p_rise = (mcnemar(lost, won, side) if exact else sign_flip(gaps, side) for side in sides)
     row = Comparison(
-        name, next(iter(metrics)) if len(metrics) == 1 else "right", members, rule, gated, n, sum(old) / n, sum(new) / n, sum(gaps) / n,
-        paired_bootstrap(gaps), lost, won, p_drop, p_rise, proportion, exact, standard_error(gaps),
+        name, next(iter(metrics)) if len(metrics) == 1 else "right", members, rule, gated, n, sum(old) / n, sum(new) / n,
+        sign * sum(gaps) / n, paired_bootstrap([sign * gap for gap in gaps]), sign, lost, won, p_drop, p_rise,
+        proportion, exact, standard_error(gaps),
     )  # fmt: skip
     if exact and rule.max_drop is not None:
         # Half a document more: the limit must be exceeded, the margin only reached.
@@ -225,7 +241,7 @@ def _decide(rows: list[Comparison], verdict: Verdict) -> None:
     for row, p in zip(gated, holm([row.p for row in gated]), strict=True):
         row.p = p
     for row in rows:
-        drop = -row.difference
+        drop = row.drop
         if not row.gated:
             row.verdict = "not gated"
         elif row.rule.max_drop is not None and drop > row.rule.max_drop + 1e-12:

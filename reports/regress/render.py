@@ -25,7 +25,7 @@ def text(verdict: Verdict) -> str:
         parts.append("\n".join([f"{heading}:", *(f"  - {line}" for line in lines)]))
     for header, rows in _tables(verdict):
         parts.append(tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True))
-    parts += [line for line in explanations(verdict)]
+    parts += explanations(verdict)
     return "\n\n".join(_NO_XML.sub(" ", part) for part in parts) + "\n"
 
 
@@ -60,16 +60,12 @@ def junit(verdict: Verdict) -> str:
 
     lines = [line for _, found in _lists(verdict) for line in found]
     case("comparable", "gate", "\n".join([title(verdict), *lines]), "; ".join(verdict.problems), "error" if verdict.problems else "")
-    for kind, rows, header, cells in (
-        ("score", verdict.comparisons, _SCORES, _score_cells),
-        ("figure", verdict.ratios, _RATIOS, _ratio_cells),
-    ):
-        for row in rows:
-            shown = cells(row)  # type: ignore[arg-type]
-            out = "\n".join(f"{name}: {cell}" for name, cell in zip(header, shown, strict=True))
-            bad = {"regression": "failure", "rise": "failure", "not gated": "skipped"}.get(row.verdict, "")
-            message = f"{row.name}: {shown[-1]}" if bad == "failure" else row.verdict
-            case(row.name, kind, out, message, bad)
+    scores = [("score", row.name, row.verdict, _SCORES, _score_cells(row)) for row in verdict.comparisons]
+    figures = [("figure", row.name, row.verdict, _RATIOS, _ratio_cells(row)) for row in verdict.ratios]
+    for kind, name, found, header, cells in (*scores, *figures):
+        bad = {"regression": "failure", "rise": "failure", "not gated": "skipped"}.get(found, "")
+        message = f"{name}: {cells[-1]}" if bad == "failure" else found
+        case(name, kind, "\n".join(f"{title}: {cell}" for title, cell in zip(header, cells, strict=True)), message, bad)
     suite.attrib |= {"tests": str(len(suite)), "failures": str(counts["failure"]), "errors": str(counts["error"])}
     suite.attrib |= {"skipped": str(counts["skipped"]), "time": "0"}
     ET.indent(suites)
@@ -130,7 +126,7 @@ def _tables(verdict: Verdict) -> list[tuple[tuple[str, ...], list[list[str]]]]:
 def _score_cells(row: Comparison) -> list[str]:
     low, high = row.interval
     name = f"{row.name} ({len(row.members)} tasks together)" if row.members else row.name
-    metric = f"{row.metric} (%)" if row.proportion else row.metric
+    metric = row.metric + " (%)" * row.proportion + " (lower is better)" * (row.sign < 0)
     interval = f" [{_signed(low, row)}, {_signed(high, row)}]" if low < high else ""  # no document differs: no interval either
     difference = f"{_signed(row.difference, row)}{interval}"
     scores = [_number(row.before, row), _number(row.after, row)]

@@ -98,7 +98,7 @@ def read_thresholds(path: Path) -> Thresholds:
         ReportError: unreadable, no YAML, unknown keys (with the nearest that there is), wrong types or ranges; all of them at once.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ReportError(f"{path}: the thresholds cannot be read ({error.strerror or error}).") from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
@@ -108,6 +108,16 @@ def read_thresholds(path: Path) -> Thresholds:
     if read.errors:
         raise ReportError("\n- ".join([f"{path}: {len(read.errors)} to mend:", *read.errors]))
     return found
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML keeps the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class _Reader:

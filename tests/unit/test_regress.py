@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import random
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -145,7 +147,10 @@ def test_lower_is_better(place, capsys):
     write_run(Path("p_old"), {"sums": ones(20)}, metric="err", higher_is_better={"sums": {"err": False}})
     write_run(Path("p_new"), {"sums": ones(32)}, metric="err", higher_is_better={"sums": {"err": False}})
     assert main(["regress", "--update", "--baseline", "base.json", "p_old"]) == 0
+    capsys.readouterr()
     assert regress("p_new") == 1
+    shown = row(capsys.readouterr().out, "sums")
+    assert shown[1:6] == ["err,none", "(lower", "is", "better)", "64"] and shown[8] == "+0.188", shown
 
 
 def test_groups_pool_their_documents(place, capsys):
@@ -160,6 +165,9 @@ def test_groups_pool_their_documents(place, capsys):
     Path("t.yaml").write_text("tasks: {mini: {gate: true}, sums: {gate: false}, words: {gate: false}}\n")
     assert regress("g_new", "--thresholds", "t.yaml") == 1, "7 lost of 128, none won: p = 0.0078"
     assert "REGRESSION in mini" in capsys.readouterr().out
+    Path("t.yaml").write_text("tasks: {mini: {seconds_per_token: 1.1}}\n")
+    assert regress("g_new", "--thresholds", "t.yaml") == 2
+    assert "mini is a group, which seconds_per_token is nothing for" in capsys.readouterr().err
 
 
 def test_a_group_pools_shares_of_several_metrics(capsys):
@@ -231,6 +239,7 @@ def test_all_errors_of_the_thresholds_at_once(place, capsys):
         ("default: {tolerance: 5}", "5 points are 0.05"),
         ("[1, 2]", "the file: `key: value` lines"),
         ("a: [", "not YAML"),
+        ("tasks: {sums: {gate: true}, sums: {gate: false}}", "the key 'sums' is there twice"),
         ("tasks: {sums: {metric: exact_mach}}", "Did you mean 'exact_match,none'?"),
         ("benchmarks: {'x*': {max_change: 2}}", "no benchmark of the baseline fits 'x*'"),
     ],
@@ -404,6 +413,15 @@ def test_update_writes_nothing_where_it_cannot(place, capsys):
     assert main(["regress", "--update", "--baseline", "old", "old"]) == 2, "a folder of that name"
     assert Path("base.json").read_bytes() == before
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_old_baseline(place):
+    before = Path("base.json").read_bytes()
+    write_run(Path("new"), {"sums": ones(400, 4000)})
+    command = f"ulimit -f 8; {sys.executable} -m t2.harness.cli regress --update --baseline base.json new"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "cannot be written (File too large)" in done.stderr and "Traceback" not in done.stderr
+    assert Path("base.json").read_bytes() == before and not list(place.glob(".*tmp"))
 
 
 def test_baselines_hold_no_places_and_no_secrets(place):
