@@ -66,11 +66,12 @@ def _train(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
     args = parser.parse_args(argv)
     from ..baselines.train import main as train
-    from ..reports.curves import draw, events
+    from ..reports.plots.canvas import save
+    from ..reports.plots.curves import draw, events
 
     made = train(args.config, args.overrides)
     if int(os.environ.get("RANK", "0")) == 0:
-        draw({made.name: events(made)}, made.parents[1] / "curve.png")
+        save(draw({made.name: events(made)}), made.parents[1] / "curve.png")
     return 0
 
 
@@ -79,10 +80,11 @@ def _curves(argv: Sequence[str]) -> int:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or that of a trained adapter")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("curves.png"), help="picture (default: curves.png)")
     args = parser.parse_args(argv)
-    from ..reports.curves import draw, events
+    from ..reports.plots.canvas import save
+    from ..reports.plots.curves import draw, events
 
     labels = [str(run) for run in args.runs] if len({run.name for run in args.runs}) < len(args.runs) else [run.name for run in args.runs]
-    draw(dict(zip(labels, map(events, args.runs), strict=True)), args.output)
+    save(draw(dict(zip(labels, map(events, args.runs), strict=True))), args.output)
     print(f"Wrote {args.output}", file=sys.stderr)
     return 0
 

@@ -50,6 +50,7 @@ class TaskResult:
         original: documents in the whole split; None for old files.
         definition: field -> value of what decides about prompts and scoring (leaf tasks only).
         task_hash: hash over documents, prompts and targets; only with `--log_samples`.
+        domain: what the documents are about, where the task's metadata say so.
     """
 
     name: str
@@ -60,6 +61,7 @@ class TaskResult:
     version: str | None = None
     task_hash: str | None = None
     definition: dict[str, str] = field(default_factory=dict)
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def _task(data: dict[str, Any], name: str, row: dict[str, Any]) -> TaskResult:
         version=None if version in (None, "N/A", "Yaml") else _version(version),
         task_hash=_text(_dict(data, "task_hashes").get(name)) or None,
         definition={key: _ADDRESS.sub("", _text(config[key])) for key in _DEFINITION if config.get(key) not in (None, "", [], {})},
+        domain=_text(_dict(config, "metadata").get("domain")) or None,
     )
 
 
@@ -165,7 +168,7 @@ def _settings(data: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
         "chat template": named(data.get("chat_template"), data.get("chat_template_sha")),
         "system instruction": named(data.get("system_instruction"), data.get("system_instruction_sha")),
         "few-shot as multi-turn": "yes" if data.get("fewshot_as_multiturn") and data.get("chat_template") else "no",
-        "gen_kwargs": _text(parse_model_args(config.get("gen_kwargs")) or "none"),
+        "gen_kwargs": ",".join(f"{name}={value}" for name, value in parse_model_args(config.get("gen_kwargs")).items()) or "none",
     }
     seeds = {key: _text(config.get(f"{key}_seed")) for key in ("random", "numpy", "torch", "fewshot")}
     return settings | {"seeds": ", ".join(f"{key} {value}" for key, value in seeds.items() if value) or "unknown"}

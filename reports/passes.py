@@ -1,5 +1,6 @@
 """The `t2` section of a result file: strategy, experts, and what each of the two passes cost."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class T2Info:
         base: fingerprint of the base weights.
         passes: leaf task -> costs.
         sandbox: `bwrap`, `process`, or None if no code ran.
+        parameters: name -> trained numbers of the expert; empty in files that do not say.
+        peak_memory: bytes; None in files that do not say.
+        contaminated: task -> ids of scored documents that the few-shot search had seen ("*": of any task; "?": not said which).
     """
 
     strategy: str
@@ -62,6 +66,33 @@ class T2Info:
     passes: dict[str, TwoPass]
     sandbox: str | None
     calibrate: bool | None = None
+    parameters: dict[str, int] = field(default_factory=dict)
+    peak_memory: int | None = None
+    contaminated: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Expert -> α (figure 7 of the paper) of a strategy `mix:…` or `expert:…`; empty for others."""
+        kind, _, mixture = self.strategy.partition(":")
+        if kind not in ("mix", "expert"):
+            return {}
+        found = {}
+        for part in mixture.split("+"):
+            name, _, alpha = part.strip().partition("=")
+            try:
+                found[name] = float(alpha or 1)
+            except ValueError:
+                return {}
+        return found if all(map(math.isfinite, found.values())) else {}
+
+    @property
+    def trainable(self) -> int | None:
+        """Trained numbers of the experts that this strategy can use; 0 for the base model, None if not known."""
+        if self.strategy == "base":
+            return 0
+        used = set(self.alphas) or set(self.experts)
+        known = [self.parameters[name] for name in used if name in self.parameters]
+        return sum(known) if used and len(known) == len(used) else None
 
 
 def parse_t2(data: Any, path: Path) -> T2Info:
@@ -85,13 +116,28 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         passes=passes,
         sandbox=None if sandbox is None else str(sandbox),
         calibrate=bool(calibrate) if calibrate is not None else None,
+        parameters=_counts(_object(data, "parameters", "t2", path), "t2.parameters", path),
+        peak_memory=None if data.get("peak_memory") is None else int(_amount(data, "peak_memory", "t2", path)),
+        contaminated=_contaminated(data.get("contaminated")),
     )
 
 
 def _two_pass(entry: Any, where: str, path: Path) -> TwoPass:
     costs = [_cost(_object(entry, name, where, path), f"{where}.{name}", path) for name in ("pass1", "pass2")]
     chosen = _object(entry, "chosen", where, path)
-    return TwoPass(costs[0], costs[1], {str(name): int(_amount(chosen, name, f"{where}.chosen", path)) for name in chosen})
+    return TwoPass(costs[0], costs[1], _counts(chosen, f"{where}.chosen", path))
+
+
+def _counts(data: dict[str, Any], where: str, path: Path) -> dict[str, int]:
+    return {str(name): int(_amount(data, name, where, path)) for name in data}
+
+
+def _contaminated(value: Any) -> dict[str, tuple[str, ...]]:
+    # A mark that cannot be read is still a mark: it must never be lost to its form.
+    if not isinstance(value, dict):
+        value = {"*": value}
+    found = {str(task): each if isinstance(each, list) else [each] for task, each in value.items() if each or each == 0 and each is not False}
+    return {task: tuple("?" if each is True else str(each) for each in ids) for task, ids in found.items()}
 
 
 def _cost(entry: dict[str, Any], where: str, path: Path) -> PassCost:
