@@ -22,14 +22,14 @@ h1, h2 { line-height: 1.2; margin: 2rem 0 .8rem; } h1 { margin-top: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .7rem; text-align: right; white-space: nowrap; vertical-align: top; }
 th { border-bottom-width: 2px; white-space: normal; vertical-align: bottom; }
-td.text, th.text { text-align: left; } td.text { white-space: normal; min-width: 6rem; max-width: 30rem; overflow-wrap: anywhere; }
+td.text, th.text { text-align: left; } td.text { white-space: normal; min-width: 6rem; max-width: 26rem; overflow-wrap: break-word; }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--note); }
 th[aria-sort=ascending] button::after { content: " \\25b2"; } th[aria-sort=descending] button::after { content: " \\25bc"; }
 tbody tr:hover { background: var(--soft); }
 .alert { border-left: 4px solid var(--note); background: var(--soft); padding: .6rem 1rem; margin: 1rem 0; }
 .alert p { margin: 0; font-weight: 600; } .alert ul { margin: .3rem 0 0; }
 .warning { border-color: var(--warning); } .caution { border-color: var(--caution); }
-li, p { overflow-wrap: anywhere; max-width: 60rem; } code { background: var(--soft); padding: 0 .25em; border-radius: 3px; }
+li, p, figcaption { overflow-wrap: break-word; max-width: 60rem; } code { background: var(--soft); padding: 0 .25em; border-radius: 3px; }
 figure { margin: 1.5rem 0; } figure img { max-width: 100%; background: #fff; } figcaption { font-size: .9rem; }
 summary { cursor: pointer; font-weight: 600; margin: 1rem 0; }
 """

@@ -46,8 +46,10 @@ def draw(panels: Sequence[tuple[str, dict[str, Point]]]) -> Figure:
                 if point.parameters == 0:
                     axes.axhline(point.score, color=colour(i), linestyle="--", linewidth=1)
             axes.set_xscale("symlog", linthresh=max(1, 10 ** (len(str(smallest)) - 1)))
+            axes.margins(x=0.15)
             axes.set_xlim(left=0)
-            axes.margins(x=0.1)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.minorticks_off()
             axes.set(title=title, xlabel="trained parameters")
         for axes in list(figure.axes)[len(panels) :]:
             axes.set_visible(False)

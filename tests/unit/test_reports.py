@@ -1,6 +1,7 @@
 """The report from result files that the tests write in lm-eval 0.4.13's format."""
 
 import copy
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import pytest
 
 from t2.reports.cli import main, report
 from t2.reports.errors import ReportError
-from t2.reports.markdown import DASH
+from t2.reports.blocks import DASH
 
 
 def share(k, n):
@@ -93,6 +94,32 @@ def write(path, data):
     return str(path)
 
 
+def sample(doc, filt="none", t2=None, **metrics):
+    """A line of `--log_samples`, as lm-eval 0.4.13 writes it."""
+    return {
+        "doc_id": doc, "doc": {"q": f"question {doc}"}, "target": "x", "arguments": {"gen_args_0": {"arg_0": f"question {doc}"}},
+        "resps": [["reply"]], "filtered_resps": ["reply"], "filter": filt, "metrics": list(metrics),
+        "doc_hash": hashlib.sha256(str(doc).encode()).hexdigest(), "prompt_hash": "", "target_hash": "", **metrics, **({"t2": t2} if t2 else {}),
+    }  # fmt: skip
+
+
+def log(path, task, samples):
+    return write(Path(path).with_name(f"samples_{task}.jsonl"), "".join(json.dumps(each) + "\n" for each in samples))
+
+
+def write_logged(path, data):
+    """Write a result file with samples beside it, whose first documents are right, as many as the scores say."""
+    for task in data["configs"]:
+        row, lines = data["results"][task], []
+        for key in row:
+            metric, _, filt = key.partition(",")
+            if filt and not metric.endswith("_stderr"):
+                right = round(row[key] * row["sample_len"])
+                lines += [sample(doc, filt, **{metric: float(doc < right)}) for doc in range(row["sample_len"])]
+        log(path, task, lines)
+    return write(path, data)
+
+
 def section(text, title):
     body = text.split(f"## {title}\n", 1)[1]
     return body.split("\n## ", 1)[0]
@@ -130,7 +157,7 @@ def paper_like(here):
     adaptive = result(tasks(50, 40, 99, 3), model="t2", groups=math_group(50, 40, 99), t2=section, date=1_760_003_600.0)
     for data in (base, lora, adaptive):
         data["n-samples"]["humaneval"]["original"] = 164
-    return [write(f"{name}/results_x.json", data) for name, data in (("base", base), ("lora", lora), ("t2", adaptive))]
+    return [write_logged(f"{name}/results_x.json", data) for name, data in (("base", base), ("lora", lora), ("t2", adaptive))]
 
 
 def test_golden(here):
@@ -147,7 +174,7 @@ def test_leaderboard_of_paper_like_runs(here):
         "10.00 ± 2.13 [6.57, 14.94] (1.00)", "80.0", "10.00 ± 6.88 [2.79, 30.10] (1.00)", "10.00", "1.00",
     ]  # fmt: skip
     t2 = line(text, "t2 prompt (score)")
-    assert t2[1].startswith("**45.00** ± ") and t2[1].endswith("(4.50)"), "clear of the others, so bold"
+    assert t2[1].startswith("**45.00** ± ") and t2[1].endswith("(4.50)"), "a paired test tells it from the others, so bold"
     assert "**" not in t2[3], "3 of 20 against 2 of 20 proves nothing"
     assert t2[2] == "99.0"
     assert t2[-1] == "3.00", "mean of 4.5 and 1.5"
@@ -222,7 +249,7 @@ def test_lower_is_better_is_neither_percent_nor_normalised(here):
     text = report(paths, names=[f"{paths[0]}=first", f"{paths[1]}=second"])
     assert "word_perplexity ↓" in text
     assert line(text, "first")[1] == "20 ± 0.1 [19.8, 20.2]"
-    assert line(text, "second")[1] == "**10** ± 0.1 [9.804, 10.2]"
+    assert line(text, "second")[1] == "10 ± 0.1 [9.804, 10.2]"
 
 
 # --- the base row
@@ -273,7 +300,7 @@ def test_zero_base_gives_no_ratio_and_says_so(here):
     lora = write("b/results_1.json", result(acc(10), args={"pretrained": "m", "peft": "p"}))
     text = report([base, lora])
     assert "arc is not normalised: the base row hf m scores 0 or less there." in text
-    assert line(text, "hf m + p")[1] == "**10.00** ± 3.02 [5.52, 17.44]"
+    assert line(text, "hf m + p")[1] == "10.00 ± 3.02 [5.52, 17.44] (n/a)"
     assert "inf" not in section(text, "Leaderboard").lower()
 
 
@@ -310,7 +337,7 @@ def change(data, path, value):
 def test_unlike_rows_are_said_and_never_ranked(here, path, value, said):
     a = result(acc(10), args={"pretrained": "a"})
     b = result(acc(90), args={"pretrained": "b"})
-    plain = [write("a/results_1.json", a), write("b/results_1.json", b)]
+    plain = [write_logged("a/results_1.json", a), write_logged("b/results_1.json", b)]
     before = report(plain)
     assert "[!WARNING]" not in before and "**90.00**" in before
     change(b, path, value)
