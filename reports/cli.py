@@ -12,14 +12,14 @@ from .base import choose_bases
 from .dispatch import confusions
 from .document import Content, compose
 from .errors import NoScores, ReportError
-from .files import find, read
+from .files import CURVES, find, read
 from .leaderboard import build, choose_keys, subtasks, top_tasks
 from .load import Run, load
 from .metrics import find_score, parse_choices
 from .output import write
 from .paired import Logged
 from .paper import paper_rows
-from .plots.curves import FILES, events
+from .plots.curves import events
 from .ranking import gains, mark_best
 from .rows import make_rows
 
@@ -114,7 +114,7 @@ def _curves(paths: Sequence[str | Path]) -> tuple[dict[str, list[dict[str, Any]]
     """Return the learning curves of training runs in the folders given, by folder, and notes on those that cannot be read."""
     found, notes = {}, []
     for folder in map(Path, paths):
-        for file in sorted(path for name in FILES for path in folder.rglob(name)) if folder.is_dir() else ():
+        for file in sorted(path for name in CURVES for path in folder.rglob(name)) if folder.is_dir() else ():
             try:
                 found[file.parent.as_posix()] = events(file)
             except ReportError as error:
@@ -124,7 +124,10 @@ def _curves(paths: Sequence[str | Path]) -> tuple[dict[str, list[dict[str, Any]]
 
 def _load_all(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     runs, notes = [], []
-    for found in find(paths):
+    files = find(paths)
+    if not files:
+        raise ReportError(f"{', '.join(map(str, paths))}: learning curves, but no lm-eval result file. Draw them with `t2 curves`.")
+    for found in files:
         raw = read(found)
         if raw is None:
             continue

@@ -71,6 +71,7 @@ class Run:
     Attributes:
         seconds: wall-clock time of the whole lm_eval call, model loading included; None if not in the file.
         date: start of the evaluation in seconds since 1970, 0.0 if not in the file.
+        default: name of t2's default model, where the run used that one.
         settings: whatever else changes scores: seeds, gen_kwargs, chat template and so on, as short strings.
     """
 
@@ -84,6 +85,7 @@ class Run:
     date: float
     seconds: float | None
     t2: T2Info | None
+    default: str | None = None
 
     @property
     def day(self) -> str:
@@ -121,6 +123,8 @@ def load(raw: RawResult) -> Run:
         date=_number(data.get("date")) or 0.0,
         seconds=_number(data.get("total_evaluation_time_seconds")),
         t2=parse_t2(data["t2"], path) if data.get("t2") is not None else None,
+        # Of other models lm-eval writes the adapter's name there, if there is one.
+        default=_text(data.get("model_name")) or None if data.get("t2") is not None else None,
     )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ReportError
+from ..files import CURVES
 from .canvas import colour, new, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILES = ("curve.jsonl", "metrics.jsonl")
 _NUMBERS = {"validation": ("step", "accuracy"), "train": ("step",)}
 
 
@@ -27,9 +27,9 @@ def events(path: Path) -> list[dict[str, Any]]:
     Raises:
         ReportError: there is none, it cannot be read, or it has no validation.
     """
-    file = path if path.is_file() else next((path / name for name in FILES if (path / name).is_file()), None)
+    file = path if path.is_file() else next((path / name for name in CURVES if (path / name).is_file()), None)
     if file is None:
-        raise ReportError(f"{path} has neither {' nor '.join(FILES)}: give a run's folder, or that of an adapter made by `t2 train`.")
+        raise ReportError(f"{path} has neither {' nor '.join(CURVES)}: give a run's folder, or that of an adapter made by `t2 train`.")
     found = []
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
