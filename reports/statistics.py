@@ -1,8 +1,16 @@
-"""Intervals for one score. Paired tests between rows are not here: they need the logged samples."""
+"""Statistics of scores: intervals, paired tests on the same documents, correction over tasks, and what a comparison can see.
+
+Differences are run - baseline everywhere: negative is a drop. A document is *lost* if only the baseline has it right, *won* if
+only the run has. Standard errors follow Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640).
+"""
 
 import math
+from collections.abc import Hashable, Iterable, Sequence
+from statistics import NormalDist
+from typing import Literal
 
 Interval = tuple[float, float]
+Alternative = Literal["two-sided", "less", "greater"]  # as in scipy, of the difference run - baseline: "less" is a drop
 
 Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution: two-sided 95%
 
@@ -76,3 +84,246 @@ def overlap(a: Interval, b: Interval) -> bool:
 def mean(values: list[float]) -> float | None:
     """Return the arithmetic mean, None of nothing."""
     return sum(values) / len(values) if values else None
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of a mean by the central limit theorem, sd (n - 1) / √n; None for fewer than two values.
+
+    Of differences of the same documents it is the paired standard error.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+    """
+    return clustered_standard_error(values, range(len(values)))
+
+
+def clustered_standard_error(values: Sequence[float], clusters: Iterable[Hashable]) -> float | None:
+    """Return the standard error of a mean whose documents come in clusters (MATH's subjects, questions on one passage).
+
+    √(C/(C - 1) · Σ_c (Σ_{i in c} (x_i - mean))²) / n: equation 4 of Miller with the small-sample factor for C clusters, so that
+    clusters of one document give `standard_error`. Few clusters make it uncertain itself: MATH has seven.
+
+    Args:
+        values: one per document.
+        clusters: cluster of each value.
+
+    Returns:
+        None for fewer than two clusters.
+
+    Raises:
+        ValueError: lengths differ, or a value is NaN or infinite.
+    """
+    _check_finite(values)
+    if not values:
+        return None
+    centre = math.fsum(values) / len(values)
+    sums: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums.setdefault(cluster, []).append(value - centre)
+    if len(sums) < 2:
+        return None
+    spread = math.fsum(math.fsum(parts) ** 2 for parts in sums.values())
+    return math.sqrt(spread * len(sums) / (len(sums) - 1)) / len(values)
+
+
+def mcnemar(lost: int, won: int, alternative: Alternative = "two-sided") -> float:
+    """Return the p-value of McNemar's exact test: would a fair coin split `lost` + `won` discordant documents so unevenly?
+
+    Documents on which both agree say nothing about the difference and are not counted.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if lost < 0 or won < 0:
+        raise ValueError(f"McNemar's test needs counts, got lost={lost}, won={won}")
+    if alternative == "two-sided":
+        return min(1.0, 2 * _fair_tail(max(lost, won), lost + won))
+    return _fair_tail(lost if alternative == "less" else won, lost + won)
+
+
+def sign_flip(differences: Sequence[float], alternative: Alternative = "two-sided", resamples: int = 9999, seed: int = 0) -> float:
+    """Return the p-value of the paired permutation test of a mean difference: McNemar's test for scores that are not 0/1.
+
+    If nothing changed, baseline and run could be exchanged on every document, so each difference is as likely with the other sign.
+    All signs are enumerated for up to 13 documents that differ; else `resamples` are drawn, and (hits + 1) / (resamples + 1) is
+    returned, which keeps the test's level.
+
+    Raises:
+        ValueError: a difference is NaN or infinite.
+    """
+    import numpy as np
+
+    _check_finite(differences)
+    d = np.array([x for x in differences if x != 0], dtype=float)
+    if not len(d):
+        return 1.0
+    slack = 1e-9 * float(np.abs(d).sum())  # sums that tie on paper must tie here
+    if exact := len(d) <= 13:
+        signs = 1 - 2 * ((np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1)
+        sums = signs @ d
+    else:
+        rng = np.random.default_rng(seed)
+        batch = max(1, 4_000_000 // len(d))  # bounds memory
+        steps = [min(batch, resamples - i) for i in range(0, resamples, batch)]
+        sums = np.concatenate([(1 - 2 * rng.integers(0, 2, (k, len(d)), dtype=np.int8)) @ d for k in steps])
+    below, above = int((sums <= d.sum() + slack).sum()), int((sums >= d.sum() - slack).sum())
+    low, high = ((hits + (not exact)) / (len(sums) + (not exact)) for hits in (below, above))
+    return {"less": low, "greater": high, "two-sided": min(1.0, 2 * min(low, high))}[alternative]
+
+
+def paired_bootstrap(differences: Sequence[float], resamples: int = 9999, seed: int = 0, level: float = 0.95) -> Interval:
+    """Return the percentile interval of a mean difference, documents resampled in pairs.
+
+    If no document differs it is a point: then `minimum_detectable_drop` says what could have been seen.
+
+    Raises:
+        ValueError: no differences, or one is NaN or infinite.
+    """
+    import numpy as np
+
+    _check_finite(differences)
+    if not differences:
+        raise ValueError("The bootstrap needs at least one document")
+    d = np.asarray(differences, dtype=float)
+    rng = np.random.default_rng(seed)
+    distinct, counts = np.unique(d, return_counts=True)
+    if len(distinct) <= 8:  # 0/1 scores: how often each value was drawn is all that matters, and costs no draw per document
+        means = rng.multinomial(len(d), counts / len(d), resamples) @ distinct / len(d)
+    else:
+        batch = max(1, 4_000_000 // len(d))
+        steps = [min(batch, resamples - i) for i in range(0, resamples, batch)]
+        means = np.concatenate([d[rng.integers(0, len(d), (k, len(d)))].mean(axis=1) for k in steps])
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values, in the order given: rejecting those ≤ α keeps the chance of any false alarm ≤ α."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = running
+    return adjusted
+
+
+def minimum_detectable(stderr: float, alpha: float = 0.05, power: float = 0.8, alternative: Alternative = "two-sided") -> float:
+    """Return the difference that a z-test of level `alpha` sees with `power`, (z_α + z_power) · stderr.
+
+    Args:
+        stderr: of the difference: `standard_error(differences)` for scores of the same documents, √(a² + b²) of two separate
+            standard errors for unpaired runs.
+        alpha: level of the test.
+        power: chance to see such a difference.
+        alternative: two-sided spends half of `alpha` on each side.
+    """
+    normal_quantile = NormalDist().inv_cdf
+    return (normal_quantile(1 - _one_side(alpha, alternative)) + normal_quantile(power)) * stderr
+
+
+def mcnemar_power(
+    n: int, discordance: float, drop: float, alpha: float = 0.05, alternative: Alternative = "two-sided", margin: float = 0.0
+) -> float:
+    """Return the exact chance that McNemar's test on `n` documents reports a true drop of `drop`.
+
+    A document is won with probability discordance/2 and lost with discordance/2 + drop: answers that flip back and forth for no
+    reason go on doing so, the drop comes on top. With drop 0 it is the share of false alarms on that side.
+
+    Args:
+        n: documents.
+        discordance: share of documents, 0 to 1, on which two runs disagree with nothing changed.
+        drop: true loss in accuracy, 0 to 1.
+        alpha: level of the test.
+        alternative: "less" (only drops are looked for) or "two-sided".
+        margin: a drop is reported only if the observed one is also at least this, 0 to 1.
+    """
+    differ = min(1.0, discordance + drop)
+    if n < 1 or differ <= 0:
+        return 0.0
+    side = _one_side(alpha, alternative)
+    lost_share = (differ + drop) / (2 * differ)
+    # m discordant documents are reported from k lost ones on; both k grow by at most one as m does, so the tails
+    # P(lost >= k) of the fair coin (whose level sets k) and of the truth follow by one step each: n steps in all, not n².
+    fair, truth = _Tail(0.5), _Tail(lost_share)
+    last = min(n, math.ceil(n * differ + 12 * math.sqrt(n * differ) + 12))
+    total = 0.0
+    for m in range(last + 1):
+        while fair.above > side or (margin > 0 and 2 * fair.k - m < margin * n - 1e-9):
+            fair.raise_k()
+            truth.raise_k()
+        total += _binomial(m, n, differ) * truth.above
+        fair.add_trial()
+        truth.add_trial()
+    return min(1.0, max(0.0, total))
+
+
+def minimum_detectable_drop(
+    n: int,
+    discordance: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    alternative: Alternative = "two-sided",
+    margin: float = 0.0,
+) -> float | None:
+    """Return the smallest true drop, 0 to 1, that McNemar's exact test on `n` documents reports with `power`; None if none.
+
+    See `mcnemar_power` for the arguments.
+    """
+    low, high = 0.0, 1.0
+    if mcnemar_power(n, discordance, high, alpha, alternative, margin) < power:
+        return None
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        if mcnemar_power(n, discordance, middle, alpha, alternative, margin) >= power:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+class _Tail:
+    """P(X ≥ k) of a binomial X, with k and the number of trials growing one at a time."""
+
+    def __init__(self, p: float) -> None:
+        self.p, self.m, self.k, self.above = p, 0, 0, 1.0
+
+    def raise_k(self) -> None:
+        self.above = max(0.0, self.above - _binomial(self.k, self.m, self.p))
+        self.k += 1
+
+    def add_trial(self) -> None:
+        self.above += self.p * _binomial(self.k - 1, self.m, self.p)
+        self.m += 1
+
+
+def _binomial(k: int, n: int, p: float) -> float:
+    if not 0 <= k <= n or (p >= 1 and k < n) or (p <= 0 and k > 0):
+        return 0.0
+    if p >= 1 or p <= 0:
+        return 1.0
+    log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
+    return math.exp(log)
+
+
+def _fair_tail(k: int, n: int) -> float:
+    """P(X ≥ k) for n throws of a fair coin; exact but for rounding, also deep in the tail."""
+    if 2 * k < n + 1:
+        return 1.0 - _fair_tail(n - k + 1, n) if k > 0 else 1.0
+    term = math.comb(n, k) / (1 << n) if k <= n else 0.0
+    total = 0.0
+    while term > total * 1e-17 and k <= n:
+        total += term
+        term *= (n - k) / (k + 1)
+        k += 1
+    return total
+
+
+def _one_side(alpha: float, alternative: Alternative) -> float:
+    return alpha / 2 if alternative == "two-sided" else alpha
+
+
+def _check_finite(values: Sequence[float]) -> None:
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            raise ValueError(f"Value {i} is {value}: leave documents without a score out, or fix what scored them")

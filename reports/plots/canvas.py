@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's, told apart by the colour-blind too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+FORMATS = ("png", "svg", "pdf")
 MARKERS = "osD^vPX*"
 _STYLE = {
     "svg.hashsalt": "t2",  # else ids in the file are random
@@ -63,16 +64,25 @@ def drawn(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
+def check_target(target: Path) -> str:
+    """Return the format that a file's ending names.
+
+    Raises:
+        ReportError: it names none that can be drawn.
+    """
+    kind = target.suffix.lstrip(".").lower()
+    if kind not in FORMATS:
+        raise ReportError(f"{target}: its ending names no format that can be drawn. Known: {', '.join(FORMATS)}.")
+    return kind
+
+
 def save(figure: Figure, target: Path) -> None:
     """Write the figure to `target`, whose ending says the format; whole or not at all.
 
     Raises:
         ReportError: the file cannot be written, or its ending names no format.
     """
-    kind = target.suffix.lstrip(".").lower()
-    known = sorted(figure.canvas.get_supported_filetypes())
-    if kind not in known:
-        raise ReportError(f"{target}: its ending names no format that can be drawn. Known: {', '.join(known)}.")
+    kind = check_target(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
