@@ -72,7 +72,8 @@ def _spectrum(model: str | None, output: Path) -> int:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     except (OSError, ValueError) as error:
-        raise T2Error(f"--model {source}: cannot be loaded ({str(error).splitlines()[0]}). Give a model's folder or its name on the hub.") from error
+        why = str(error).splitlines()[0]
+        raise T2Error(f"--model {source}: cannot be loaded ({why}). Give a model's folder or its name on the hub.") from error
     matrices = list(layer_matrices(loaded))
     if not matrices:
         raise T2Error(f"--model {source}: it has no linear modules in numbered layers, so no expert can act on it.")
@@ -80,7 +81,7 @@ def _spectrum(model: str | None, output: Path) -> int:
     for kind, layer, weight in tqdm(matrices, desc="Singular values", delay=2):
         spectra.setdefault(kind, {})[layer] = singular_values(weight)
     save(draw({kind: {n: s.tolist() for n, s in layers.items()} for kind, layers in spectra.items()}, Path(source).name), output)
-    print(f"{'module':24} {'layers':>6} {'rank':>6}  variance explained by the largest 10% and 50% of the singular values, mean over layers")
+    print(f"{'module':24} {'layers':>6} {'rank':>6}  variance explained by the largest 10% and 50% of the singular values, mean")
     for kind, layers in spectra.items():
         shares = [[float(explained_variance(s)[max(1, round(part * len(s))) - 1]) for s in layers.values()] for part in (0.1, 0.5)]
         ranks = "/".join(str(n) for n in sorted({len(s) for s in layers.values()}))

@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's argument parser."""
     p = argparse.ArgumentParser(
         prog="t2 report",
-        description="Make a report from lm-eval result files, of any model: leaderboard with intervals, normalised scores and paired tests, "
-        "time of the two passes, dispatch, plots, provenance.",
+        description="Make a report from lm-eval result files, of any model: leaderboard with intervals, normalised scores and paired "
+        "tests, time of the two passes, dispatch, plots, provenance.",
     )
     p.add_argument("runs", nargs="+", metavar="RUNS", help="result files (results_*.json), or folders that are searched for them")
     p.add_argument(

@@ -17,8 +17,8 @@ from .timing import partial, two_pass_table
 _READ = (
     "Scores are in percent unless the column says otherwise: value ± standard error (as lm-eval gives it) "
     "[95% interval] (normalised score). Intervals are Wilson's for shares of documents, else ±1.96 standard errors. "
-    "Bold: the best of its column, told from every other row by a paired test on the same documents (exact McNemar for right or wrong, else "
-    "a permutation test), p < 0.05 after Holm's correction over all tests of the table. No bold does not mean equal."
+    "Bold: the best of its column, told from every other row by a paired test on the same documents (exact McNemar for right or wrong, "
+    "else a permutation test), p < 0.05 after Holm's correction over all tests of the table. No bold does not mean equal."
 )
 
 
@@ -159,7 +159,8 @@ def _legend(content: Content) -> list[Block]:
     blocks: list[Block] = [Paragraph(figure(_READ)), Paragraph(ratio)]
     if content.untested:
         tasks = ", ".join(content.untested)
-        blocks.append(Paragraph(("Nothing is bold in ", tasks, ", as some rows have no usable samples there (", code("--log_samples"), ").")))
+        why = ", as some rows have no usable samples there ("
+        blocks.append(Paragraph(("Nothing is bold in ", tasks, why, code("--log_samples"), ").")))
     if content.paper:
         blocks.append(Paragraph(_PAPER))
     return blocks
@@ -172,15 +173,16 @@ _TIMING = (
 )
 _DIFFERENCES = (
     "The same documents answered by both, where both logged their samples. Interval: Agresti and Min's for right or wrong, else ±1.96 "
-    "standard errors of the documents' differences. p: exact McNemar test for right or wrong, else a paired permutation test; then Holm's correction over all lines of this table."
+    "standard errors of the documents' differences. p: exact McNemar test for right or wrong, else a paired permutation test; then Holm's "
+    "correction over all lines of this table."
 )
 _DISPATCH = (
     "Rows: what the documents are about, by their task. Columns: the category that pass 1 chose (share of documents, and how many). "
     "From logged samples."
 )
 _PAPER = (
-    "† Figures printed in the paper (arXiv 2501.06252), of other models, prompts, machines and versions of the tasks; not measured here, not "
-    "tested, not in any average. Normalised scores are recomputed from the printed scores."
+    "† Figures printed in the paper (arXiv 2501.06252), of other models, prompts, machines and versions of the tasks; not measured here, "
+    "not tested, not in any average. Normalised scores are recomputed from the printed scores."
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from .blocks import DASH as DASH
 from .blocks import Alert, Block, Bullets, Details, Heading, Item, Paragraph, Picture, Span, Table, Text, spans
 
 PLOTS = "plots"  # folder beside the report
@@ -79,8 +80,18 @@ def _item(item: Item | Text) -> list[str]:
 
 
 def _table(block: Table) -> str:
-    align = ["left" if i < block.left else "right" for i in range(len(block.header))]
-    rows = [[inline(cell) for cell in row] for row in block.rows]
+    return table([inline(cell) for cell in block.header], [[inline(cell) for cell in row] for row in block.rows], block.left)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a pipe table; cells are Markdown already (escape what comes from files).
+
+    Args:
+        header: column titles.
+        rows: cells, as many in each row as there are titles.
+        left: how many columns, from the first, are text (left-aligned); the others are numbers.
+    """
+    align = ["left" if i < left else "right" for i in range(len(header))]
     # numparse off: tabulate would turn the label "1e5" into 100000.
-    header = [inline(cell) for cell in block.header]
-    return tabulate(rows, headers=header, tablefmt="pipe", colalign=align if rows else None, disable_numparse=True)
+    body = [list(row) for row in rows]
+    return tabulate(body, headers=list(header), tablefmt="pipe", colalign=align if rows else None, disable_numparse=True)

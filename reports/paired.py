@@ -103,7 +103,7 @@ class Logged:
     def _collect(self, row: Row, task: str, key: Key) -> dict[str, Documents] | None:
         score = find_score(row.task(task), key)
         leaves = [leaf for leaf in row.leaves(task) if row.task(leaf)]
-        if score is None or not leaves or leaves == [task] and row.task(task) is None:
+        if score is None or not leaves or (leaves == [task] and row.task(task) is None):
             return None
         kept = {leaf: self._samples(row, leaf, key) for leaf in leaves}
         for samples in kept.values():
@@ -112,11 +112,11 @@ class Logged:
         if not all(samples.usable for samples in kept.values()):
             return None
         found = {leaf: _sorted(samples) for leaf, samples in kept.items()}
-        values = _joined(found)
-        if not abs(float(values.mean()) - score.value) <= 1e-6 * max(1.0, abs(score.value)):
+        mean, count = float(_joined(found).mean()), sum(len(documents.ids) for documents in found.values())
+        if not abs(mean - score.value) <= 1e-6 * max(1.0, abs(score.value)):
             self.problems[
-                f"No paired test of {task} for {row.label}: its {len(values)} logged samples average {float(values.mean()):.6g}, the result "
-                f"file says {score.value:.6g} (samples are missing, or the metric is no plain mean)."
+                f"No paired test of {task} for {row.label}: its {count} logged samples average {mean:.6g}, the result file says "
+                f"{score.value:.6g} (samples are missing, or the metric is no plain mean)."
             ] = None
             return None
         return found

@@ -44,7 +44,8 @@ def paper_rows(model: str, tasks: Iterable[str]) -> list[PaperRow]:
     known = list(dict.fromkeys(entry["model"] for entry in scores))
     hits = [name for name in known if model.strip() and model.strip().casefold() in name.casefold()]
     if len(hits) != 1:
-        raise ReportError(f"--paper {model!r}: {'several of' if hits else 'none of'} the paper's models fits.{nearest(model, hits or known)}")
+        how = "several of the paper's models fit" if hits else "none of the paper's models fits"
+        raise ReportError(f"--paper {model!r}: {how}.{nearest(model, hits or known)}")
     wanted = set(tasks)
     ours = {task: name for name, each in _figures()["tasks"].items() for task in each if task in wanted}
     mine = [entry for entry in scores if entry["model"] == hits[0]]
@@ -73,7 +74,8 @@ def paper_line(row: PaperRow, columns: Sequence[Column], shares: Sequence[bool],
     line: list[Text] = [row.label]
     for column, share in zip(columns, shares, strict=True):
         value, base = row.scores.get(column.task, (None, 0.0))
-        line += [DASH if value is None or not column.proportion else figure(f"{value:.2f} ({value / base:.2f})"), *([DASH] if share else [])]
+        line.append(DASH if value is None or not column.proportion else figure(f"{value:.2f} ({value / base:.2f})"))
+        line += [DASH] if share else []
     return line + [DASH] * (width - len(line))
 
 

@@ -56,6 +56,7 @@ class T2Info:
         sandbox: `bwrap`, `process`, or None if no code ran.
         parameters: name -> trained numbers of the expert; empty in files that do not say.
         peak_memory: bytes; None in files that do not say.
+        mixture: expert -> α of a mixture file, one number or one per layer; empty without one.
         contaminated: task -> ids of scored documents that the few-shot search had seen ("*": of any task; "?": not said which).
     """
 
@@ -68,22 +69,21 @@ class T2Info:
     calibrate: bool | None = None
     parameters: dict[str, int] = field(default_factory=dict)
     peak_memory: int | None = None
+    mixture: dict[str, tuple[float, ...]] = field(default_factory=dict)
     contaminated: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def alphas(self) -> dict[str, float]:
-        """Expert -> α (figure 7 of the paper) of a strategy `mix:…` or `expert:…`; empty for others."""
+    def alphas(self) -> dict[str, tuple[float, ...]]:
+        """Expert -> α (figure 7 of the paper), one number or one per layer; empty where the strategy has no fixed ones."""
+        if self.mixture:
+            return self.mixture
         kind, _, mixture = self.strategy.partition(":")
-        if kind not in ("mix", "expert"):
+        parts = [part.strip().partition("=") for part in mixture.split("+")] if kind in ("mix", "expert") else []
+        try:
+            found = {name: (float(alpha or 1),) for name, _, alpha in parts}
+        except ValueError:
             return {}
-        found = {}
-        for part in mixture.split("+"):
-            name, _, alpha = part.strip().partition("=")
-            try:
-                found[name] = float(alpha or 1)
-            except ValueError:
-                return {}
-        return found if all(map(math.isfinite, found.values())) else {}
+        return found if all(math.isfinite(alpha) for alphas in found.values() for alpha in alphas) else {}
 
     @property
     def trainable(self) -> int | None:
@@ -118,6 +118,7 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         calibrate=bool(calibrate) if calibrate is not None else None,
         parameters=_counts(_object(data, "parameters", "t2", path), "t2.parameters", path),
         peak_memory=None if data.get("peak_memory") is None else int(_amount(data, "peak_memory", "t2", path)),
+        mixture=_alphas(_object(data, "mixture", "t2", path), path),
         contaminated=_contaminated(data.get("contaminated")),
     )
 
@@ -132,12 +133,21 @@ def _counts(data: dict[str, Any], where: str, path: Path) -> dict[str, int]:
     return {str(name): int(_amount(data, name, where, path)) for name in data}
 
 
+def _alphas(mixture: dict[str, Any], path: Path) -> dict[str, tuple[float, ...]]:
+    found = {}
+    for name, value in _object(mixture, "alpha", "t2.mixture", path).items():
+        alphas = value if isinstance(value, list) else [value]
+        if not alphas or any(isinstance(a, bool) or not isinstance(a, int | float) or not abs(a) < 1e9 for a in alphas):
+            raise ReportError(f"{path}: `t2.mixture.alpha.{name}` should be a number, or one per layer, not {value!r:.40}.")
+        found[str(name)] = tuple(map(float, alphas))
+    return found
+
+
 def _contaminated(value: Any) -> dict[str, tuple[str, ...]]:
     # A mark that cannot be read is still a mark: it must never be lost to its form.
-    if not isinstance(value, dict):
-        value = {"*": value}
-    found = {str(task): each if isinstance(each, list) else [each] for task, each in value.items() if each or each == 0 and each is not False}
-    return {task: tuple("?" if each is True else str(each) for each in ids) for task, ids in found.items()}
+    marks = {str(task): each for task, each in value.items()} if isinstance(value, dict) else {"*": value}
+    ids = {task: each if isinstance(each, list) else [each] for task, each in marks.items() if each is not False and each not in (None, "", [], {})}
+    return {task: tuple("?" if each is True else str(each) for each in found) for task, found in ids.items()}
 
 
 def _cost(entry: dict[str, Any], where: str, path: Path) -> PassCost:
@@ -158,7 +168,7 @@ def _object(data: Any, name: str, where: str, path: Path) -> dict[str, Any]:
 
 def _amount(data: dict[str, Any], name: str, where: str, path: Path) -> int | float:
     value = data.get(name, 0)
-    # `not 0 <= value < inf` also catches NaN.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    # `not 0 <= value < …` also catches NaN; whole numbers of any size are legal in JSON, but no float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
         raise ReportError(f"{path}: `{where}.{name}` should be a number ≥ 0, not {value!r:.40}. Run the evaluation again.")
     return value

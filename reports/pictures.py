@@ -38,7 +38,8 @@ def draw_all(content: Content) -> dict[str, dict[str, bytes]]:
         more = f" The first {len(most)} of {len(content.confusions)} runs." if len(most) < len(content.confusions) else ""
         figures["dispatch"] = (f"What pass 1 chose for documents of each domain.{more}", confusion.draw(most, categories(most)))
     if weights := _weights(content.board):
-        figures["alphas"] = ("Weights α of the experts in each mixture.", alphas.draw(weights))
+        caption = "Weights α of the experts in each mixture; where each layer has its own, their mean, and a line from least to most."
+        figures["alphas"] = (caption, alphas.draw(weights))
     if content.curves:
         figures["curves"] = ("Validation accuracy and sampled reward over the steps of training.", curves.draw(content.curves))
     content.pictures = {name: Picture(name, caption) for name, (caption, _) in figures.items()}
@@ -83,7 +84,7 @@ def _bars(board: Board) -> list[tuple[str, float, float]]:
     return [(label, one, two) for label, (one, two) in list(sums.items())[:_MOST_BARS]]
 
 
-def _weights(board: Board) -> dict[str, dict[str, float]]:
+def _weights(board: Board) -> dict[str, dict[str, tuple[float, ...]]]:
     """Rows that are mixtures; single experts say nothing."""
     found = {row.label: row.first.t2.alphas for row in board.rows if row.first.t2}
-    return {label: weights for label, weights in found.items() if len(weights) > 1 or any(alpha != 1 for alpha in weights.values())}
+    return {label: weights for label, weights in found.items() if len(weights) > 1 or any(alphas != (1.0,) for alphas in weights.values())}

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ReportError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 FORMATS = ("png", "svg", "pdf")
 MARKERS = "osD^vPX*"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "t2",  # else ids in the file are random
     "svg.fonttype": "path",  # needs no font where it is read, and holds no text
     "text.parse_math": False,  # names with $ are names
@@ -57,7 +57,11 @@ def colour(i: int) -> str:
 
 def drawn(figure: Figure, kind: str) -> bytes:
     """Return the figure as a file of `kind` (`png`, `svg`, …), without date or version in it."""
-    empty = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+    empty = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
     file = io.BytesIO()
     with style():
         figure.savefig(file, format=kind, dpi=120, metadata=empty.get(kind))

@@ -20,8 +20,10 @@ def draw(spectra: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Fi
         spectra: module -> layer -> singular values σ ``[r]``, descending. Explained variance of the first k is Σ_{i<k} σ_i² / Σ σ_i².
         title: of the picture.
     """
-    import matplotlib
     import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
 
     layers = sorted({layer for each in spectra.values() for layer in each})
     columns = min(_COLUMNS, len(spectra))
@@ -29,8 +31,8 @@ def draw(spectra: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Fi
     with style():
         figure = new(4 * columns + 0.8, 3 * lines + 0.4)
         grid = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
-        colours = matplotlib.colormaps["viridis"]
-        scale = matplotlib.colors.Normalize(layers[0], max(layers[-1], layers[0] + 1))
+        colours = colormaps["viridis"]
+        scale = Normalize(layers[0], max(layers[-1], layers[0] + 1))
         for axes, (module, each) in zip(grid, spectra.items(), strict=False):
             for layer, sigma in sorted(each.items()):
                 variance = np.asarray(sigma, dtype=np.float64) ** 2
@@ -42,5 +44,5 @@ def draw(spectra: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Fi
         figure.supxlabel("largest singular values (% of all)")
         figure.supylabel("explained variance (%)")
         figure.suptitle(title)
-        figure.colorbar(matplotlib.cm.ScalarMappable(scale, colours), ax=grid, label="layer")
+        figure.colorbar(ScalarMappable(scale, colours), ax=grid, label="layer")
     return figure

@@ -39,7 +39,8 @@ def write_run(folder: Path, name: str, tasks: dict[str, int], skill: float, seed
                 digest = hashlib.sha256(f"{task} {doc}".encode()).hexdigest()
                 line = {
                     "doc_id": doc, "doc": {"question": QUESTION, "answer": str(doc)}, "target": str(doc),
-                    "arguments": {"gen_args_0": {"arg_0": QUESTION, "arg_1": {"until": ["\n"]}}}, "resps": [[REPLY]], "filtered_resps": [REPLY],
+                    "arguments": {"gen_args_0": {"arg_0": QUESTION, "arg_1": {"until": ["\n"]}}},
+                    "resps": [[REPLY]], "filtered_resps": [REPLY],
                     "filter": "none", "metrics": ["acc"], "doc_hash": digest, "prompt_hash": digest, "target_hash": digest, "acc": score,
                     "t2": {"mixture": "math", "category": "math"},
                 }  # fmt: skip
@@ -97,7 +98,7 @@ def test_a_million_samples_are_streamed(tmp_path: Path, benchmark: BenchmarkFixt
     seconds, after = benchmark.pedantic(report, (str(tmp_path / "large"), "-o", str(tmp_path / "out-large")))
     per_sample = (after - before) * 1e6 / (2 * (half - small))
     benchmark.extra_info |= {"megabytes": after, "bytes a sample": per_sample}
-    print(f"\n{2 * half:,} samples: {seconds:.1f} s, {after:.0f} MB; {2 * small:,} samples: {before:.0f} MB; {per_sample:.0f} bytes a sample")
+    print(f"\n{2 * half:,} samples: {seconds:.1f} s, {after:.0f} MB; {2 * small:,}: {before:.0f} MB; {per_sample:.0f} bytes a sample")
     assert "500,000" in (tmp_path / "out-large" / "report.md").read_text()
     assert after < MANY_MEGABYTES
     assert per_sample < 200

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from t2.reports.blocks import DASH
 from t2.reports.cli import main, report
 from t2.reports.errors import ReportError
-from t2.reports.blocks import DASH
 
 
 def share(k, n):
@@ -99,7 +99,8 @@ def sample(doc, filt="none", t2=None, **metrics):
     return {
         "doc_id": doc, "doc": {"q": f"question {doc}"}, "target": "x", "arguments": {"gen_args_0": {"arg_0": f"question {doc}"}},
         "resps": [["reply"]], "filtered_resps": ["reply"], "filter": filt, "metrics": list(metrics),
-        "doc_hash": hashlib.sha256(str(doc).encode()).hexdigest(), "prompt_hash": "", "target_hash": "", **metrics, **({"t2": t2} if t2 else {}),
+        "doc_hash": hashlib.sha256(str(doc).encode()).hexdigest(), "prompt_hash": "", "target_hash": "", **metrics,
+        **({"t2": t2} if t2 else {}),
     }  # fmt: skip
 
 
