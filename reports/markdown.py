@@ -29,7 +29,6 @@ def escape(text: str) -> str:
     text = _SPECIAL.sub(lambda match: "\\" + match.group(0), text)
     text = _LINK.sub(lambda match: match.group(0).replace(":", "&#58;").replace(".", "&#46;"), text)
     text = _MENTION.sub("&#64;", text)
-    text = _OPENING.sub(lambda match: "\\" + match.group(0), text)
     return _EDGE_UNDERSCORE.sub(r"\_", text)
 
 
@@ -60,7 +59,9 @@ def _block(block: Block) -> str:
 
 def inline(text: Text) -> str:
     """Return a text with its bold and code."""
-    return "".join(_span(part) for part in spans(text)).strip()
+    parts = spans(text)
+    line = "".join(_span(part) for part in parts).strip()
+    return "\\" + line if isinstance(parts[0], str) and _OPENING.match(line) else line
 
 
 def _span(part: str | Span) -> str:

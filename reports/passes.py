@@ -146,7 +146,8 @@ def _alphas(mixture: dict[str, Any], path: Path) -> dict[str, tuple[float, ...]]
 def _contaminated(value: Any) -> dict[str, tuple[str, ...]]:
     # A mark that cannot be read is still a mark: it must never be lost to its form.
     marks = {str(task): each for task, each in value.items()} if isinstance(value, dict) else {"*": value}
-    ids = {task: each if isinstance(each, list) else [each] for task, each in marks.items() if each is not False and each not in (None, "", [], {})}
+    marks = {task: each for task, each in marks.items() if each is not False and each not in (None, "", [], {})}
+    ids = {task: each if isinstance(each, list) else [each] for task, each in marks.items()}
     return {task: tuple("?" if each is True else str(each) for each in found) for task, found in ids.items()}
 
 
