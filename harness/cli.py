@@ -28,12 +28,17 @@ def _doctor(argv: Sequence[str]) -> int:
 
 
 def _experts(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="t2 experts", description="List, show and check experts.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check")
+    parser = argparse.ArgumentParser(prog="t2 experts", description="List, show and check experts, and draw what they act on.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check|spectrum")
     actions.add_parser("list", help="the experts shipped with t2")
     actions.add_parser("show", help="the card of one of them").add_argument("name", metavar="NAME")
     actions.add_parser("check", help="read an expert's folder and check it").add_argument("path", metavar="PATH", type=Path)
+    spectrum = actions.add_parser("spectrum", help="draw how much variance a model's singular values explain, per layer and module")
+    spectrum.add_argument("--model", metavar="MODEL", help="a folder, or a name on the hub (default: t2's default model)")
+    spectrum.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("spectrum.png"), help="picture (default: spectrum.png)")
     args = parser.parse_args(argv)
+    if args.action == "spectrum":
+        return _spectrum(args.model, args.output)
     from ..adapters.experts import load_expert, shipped
 
     known = shipped()
@@ -53,6 +58,38 @@ def _experts(argv: Sequence[str]) -> int:
     return 0
 
 
+def _spectrum(model: str | None, output: Path) -> int:
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM
+
+    from ..adapters.spectrum import explained_variance, layer_matrices, singular_values
+    from ..reports.plots.canvas import check_target, save
+    from ..reports.plots.spectrum import draw
+    from .fetch import default_model
+
+    check_target(output)  # before minutes of computing
+    source = model or str(default_model())
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise T2Error(f"--model {source}: cannot be loaded ({why}). Give a model's folder or its name on the hub.") from error
+    matrices = list(layer_matrices(loaded))
+    if not matrices:
+        raise T2Error(f"--model {source}: it has no linear modules in numbered layers, so no expert can act on it.")
+    spectra: dict[str, dict[int, Any]] = {}
+    for kind, layer, weight in tqdm(matrices, desc="Singular values", delay=2):
+        spectra.setdefault(kind, {})[layer] = singular_values(weight)
+    save(draw({kind: {n: s.tolist() for n, s in layers.items()} for kind, layers in spectra.items()}, Path(source).name), output)
+    print(f"{'module':24} {'layers':>6} {'rank':>6}  variance explained by the largest 10% and 50% of the singular values, mean")
+    for kind, layers in spectra.items():
+        shares = [[float(explained_variance(s)[max(1, round(part * len(s))) - 1]) for s in layers.values()] for part in (0.1, 0.5)]
+        ranks = "/".join(str(n) for n in sorted({len(s) for s in layers.values()}))
+        print(f"{kind:24} {len(layers):>6} {ranks:>6}  {sum(shares[0]) / len(layers):>6.1%} {sum(shares[1]) / len(layers):>6.1%}")
+    print(f"Wrote {output}", file=sys.stderr)
+    return 0
+
+
 def _print_card(card: Mapping[str, Any]) -> None:
     for key, value in card.items():
         print(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
@@ -66,11 +103,12 @@ def _train(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
     args = parser.parse_args(argv)
     from ..baselines.train import main as train
-    from ..reports.curves import draw, events
+    from ..reports.plots.canvas import save
+    from ..reports.plots.curves import draw, events
 
     made = train(args.config, args.overrides)
     if int(os.environ.get("RANK", "0")) == 0:
-        draw({made.name: events(made)}, made.parents[1] / "curve.png")
+        save(draw({made.name: events(made)}), made.parents[1] / "curve.png")
     return 0
 
 
@@ -93,10 +131,11 @@ def _curves(argv: Sequence[str]) -> int:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or that of a trained adapter")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("curves.png"), help="picture (default: curves.png)")
     args = parser.parse_args(argv)
-    from ..reports.curves import draw, events
+    from ..reports.plots.canvas import save
+    from ..reports.plots.curves import draw, events
 
     labels = [str(run) for run in args.runs] if len({run.name for run in args.runs}) < len(args.runs) else [run.name for run in args.runs]
-    draw(dict(zip(labels, map(events, args.runs), strict=True)), args.output)
+    save(draw(dict(zip(labels, map(events, args.runs), strict=True))), args.output)
     print(f"Wrote {args.output}", file=sys.stderr)
     return 0
 
@@ -146,7 +185,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "fetch": Command("get the default model and the test sets", _fetch),
     "doctor": Command("tell what works here, and how to get what is missing", _doctor),
-    "experts": Command("list | show NAME | check PATH", _experts),
+    "experts": Command("list | show NAME | check PATH | spectrum", _experts),
     "train": Command("CONFIG [key=value ...]: train an expert, or a baseline", _train),
     "study": Command("STUDY: methods x seeds, each scored on the test set", _study),
     "curves": Command("RUN ...: picture of learning curves", _curves),

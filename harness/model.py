@@ -157,12 +157,14 @@ class T2LM(TwoPass, HFLM):
             "dispatch": self.dispatch_form if passes else None,
             "calibrate": self.calibrate if passes and self.dispatch_form == "score" else None,
             "experts": {name: expert.sha256 for name, expert in sorted(self.bank.experts.items())} if self.bank else {},
+            "parameters": {name: expert.parameters for name, expert in sorted(self.bank.experts.items())} if self.bank else {},
             "base": self.fingerprint,
         }
 
     def cache_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""
         run = self.run_facts()
+        del run["parameters"]  # the hashes say all
         if self.strategy.kind == "fixed":
             wanted = {name for name, _ in self.strategy.mixture.weights}
             run["experts"] = {name: sha for name, sha in run["experts"].items() if name in wanted}

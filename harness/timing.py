@@ -1,5 +1,6 @@
 """What the two passes cost, per task: the numbers under the key ``t2`` of lm-eval's results."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,9 +47,11 @@ class T2Results(TypedDict):
         dispatch: ``score`` or ``generate``; None where no pass 1 runs.
         calibrate: whether scores were calibrated; None where no scores are taken.
         experts: name → sha256 of its weights file.
+        parameters: name → how many trained numbers the expert has.
         base: fingerprint of the base model's weights.
         passes: task → costs.
         sandbox: what generated code has run in since the process began; None where none ran.
+        peak_memory: bytes, of the device that the model is on, or of this process where that is the CPU; None where it cannot be told.
     """
 
     schema: int
@@ -56,9 +59,11 @@ class T2Results(TypedDict):
     dispatch: str | None
     calibrate: bool | None
     experts: dict[str, str]
+    parameters: dict[str, int]
     base: str
     passes: dict[str, TaskCost]
     sandbox: str | None
+    peak_memory: int | None
 
 
 SCHEMA = 1
@@ -145,6 +150,20 @@ class Stopwatch:
         finally:
             self._wait()
             self.seconds = time.perf_counter() - start
+
+
+def peak_memory(device: Any) -> int | None:
+    """Return the most bytes that were in use at once: PyTorch's on a CUDA or XPU device, this process's for a model on the CPU."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if kind == "xpu":
+        return torch.xpu.max_memory_allocated(device)
+    if kind != "cpu" or sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _waiter(device: torch.device) -> Callable[[], None]:

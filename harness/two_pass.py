@@ -16,7 +16,7 @@ from ..adapters.dispatch import Decision
 from ..adapters.mixture import Mixture
 from .cache_key import open_table, table_entry
 from .strategy import Strategy
-from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, shares
+from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, peak_memory, shares
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -47,7 +47,7 @@ class TwoPass:
         raise NotImplementedError
 
     def run_facts(self) -> dict[str, Any]:
-        """Return ``experts`` (name → sha256), ``base`` (fingerprint), ``dispatch`` and ``calibrate`` for the results."""
+        """Return ``experts`` (name → sha256), ``parameters`` (name → count), ``base`` (fingerprint), ``dispatch`` and ``calibrate``."""
         raise NotImplementedError
 
     def cache_facts(self) -> dict[str, Any]:
@@ -100,6 +100,7 @@ class TwoPass:
             **self.run_facts(),
             passes=Costs.merged([costs for costs, _ in parts]).tasks,
             sandbox=None,
+            peak_memory=peak_memory(self.device),  # type: ignore[attr-defined]
         )
 
     def sample_facts(self, arguments: Sequence[Sequence[Any]]) -> dict[str, Any]:

@@ -56,17 +56,18 @@ def _rank(row: Row) -> int | None:
 def same_model(a: Row, b: Row) -> bool:
     """Whether two rows start from the same weights, as far as their files tell.
 
-    t2 files carry a fingerprint. Else names decide (full, or the last part of a path). t2 names none when it uses its
-    default model; then the number of parameters decides.
+    t2 files carry a fingerprint. Else names decide (full, or the last part of a path). Where a file has none, the number of
+    parameters decides.
     """
     if a is b:
         return True
     one, two = a.first, b.first
     if one.t2 and two.t2 and one.t2.base and two.t2.base:
         return one.t2.base == two.t2.base
-    if a.model and b.model:
-        return short_name(a.model).casefold() == short_name(b.model).casefold()
-    if bool(one.t2) == bool(two.t2) and not (a.model or b.model):
+    names = [row.model or row.first.default for row in (a, b)]
+    if names[0] and names[1]:
+        return short_name(names[0]).casefold() == short_name(names[1]).casefold()
+    if bool(one.t2) == bool(two.t2) and not (names[0] or names[1]):
         return one.model == two.model
     size = one.info.get("parameters")
     return size is not None and size == two.info.get("parameters")

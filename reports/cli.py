@@ -1,19 +1,26 @@
-"""`t2 report RUNS…`: a Markdown leaderboard from lm-eval result files."""
+"""`t2 report RUNS…`: a leaderboard from lm-eval result files, as Markdown, as a page, with plots."""
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from . import markdown
 from .base import choose_bases
-from .document import render
+from .dispatch import confusions
+from .document import Content, compose
 from .errors import NoScores, ReportError
-from .files import find, read
-from .leaderboard import build, subtasks, top_tasks
+from .files import CURVES, find, read
+from .leaderboard import build, choose_keys, subtasks, top_tasks
 from .load import Run, load
 from .metrics import find_score, parse_choices
+from .output import write
+from .paired import Logged
+from .paper import paper_rows
+from .plots.curves import events
+from .ranking import gains, mark_best
 from .rows import make_rows
 
 
@@ -21,11 +28,17 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's argument parser."""
     p = argparse.ArgumentParser(
         prog="t2 report",
-        description="Make a Markdown report from lm-eval result files, of any model: leaderboard with intervals and normalised "
-        "scores, time of the two passes, provenance.",
+        description="Make a report from lm-eval result files, of any model: leaderboard with intervals, normalised scores and paired "
+        "tests, time of the two passes, dispatch, plots, provenance.",
     )
     p.add_argument("runs", nargs="+", metavar="RUNS", help="result files (results_*.json), or folders that are searched for them")
-    p.add_argument("-o", "--output", metavar="FILE", help="write the report there instead of to standard output; a folder gets report.md")
+    p.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR|FILE",
+        help="folder for report.md, report.html and plots/; or one file: FILE.html the page, any other the Markdown (default: Markdown on "
+        "standard output)",
+    )
     p.add_argument(
         "--base",
         metavar="NAME",
@@ -33,38 +46,88 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--name", metavar="PATH=LABEL", action="append", default=[], help="label of a result file or folder; may be repeated")
     p.add_argument("--metric", metavar="TASK=METRIC[,FILTER]", action="append", default=[], help="metric to show of a task; repeatable")
+    p.add_argument("--paper", metavar="MODEL", help="add the paper's figures for one of its models, marked; a part of its name will do")
     return p
 
 
-def report(paths: Sequence[str | Path], base: str | None = None, names: Sequence[str] = (), metrics: Sequence[str] = ()) -> str:
-    """Return the Markdown report of result files and folders; the same files give the same text.
+@dataclass
+class Options:
+    """What the command line may say besides the runs.
 
-    Args:
-        paths: result files, or folders that are searched for them.
+    Attributes:
         base: label of the row to normalise by; None picks it by the rule of `choose_bases`.
         names: `PATH=LABEL` each.
         metrics: `TASK=METRIC[,FILTER]` each.
+        paper: model of the paper whose figures are added.
+    """
+
+    base: str | None = None
+    names: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    paper: str | None = None
+
+
+def report(paths: Sequence[str | Path], base: str | None = None, names: Sequence[str] = (), metrics: Sequence[str] = ()) -> str:
+    """Return the Markdown report of result files and folders, without plots; the same files give the same text.
+
+    Args:
+        paths: result files, or folders that are searched for them.
+        base: as in `Options`, like the others.
+        names: see there.
+        metrics: see there.
+
+    Raises:
+        ReportError: a file cannot be used, or an option names what is not there.
+    """
+    return markdown.render(compose(collect(paths, Options(base, names, metrics))))
+
+
+def collect(paths: Sequence[str | Path], options: Options) -> Content:
+    """Read everything and decide what the report shows.
 
     Raises:
         ReportError: a file cannot be used, or an option names what is not there.
     """
     runs, notes = _load_all(paths)
-    rows, dropped = make_rows(runs, [_name(name) for name in names])
-    notes += dropped
+    rows, dropped = make_rows(runs, [_name(name) for name in options.names])
     results = {task: [r for row in rows if (r := row.task(task))] for task in dict.fromkeys(t for row in rows for t in row.source)}
-    chosen = parse_choices(metrics, results)
+    chosen = parse_choices(options.metrics, results)
     tops = top_tasks(rows)
-    bases = choose_bases(rows, base, tops)
-    board = build(rows, bases, tops, chosen)
+    keys = choose_keys(rows, tops, chosen)
+    paper = paper_rows(options.paper, keys) if options.paper is not None else []
+    logged = Logged()
+    bases = choose_bases(rows, options.base, tops)
+    board = build(rows, bases, keys, logged)
+    untested = mark_best(board, logged)
     # A group's subtasks are shown by the group's metric, so that they add up to it.
-    inherited = {below: column.key for column in board.columns for below in subtasks(rows, [column.task])}
+    inherited = {below: key for task, key in keys.items() for below in subtasks(rows, [task])}
     usable = {task: key for task, key in inherited.items() if any(find_score(result, key) for result in results.get(task, ()))}
-    return render(board, build(rows, bases, subtasks(rows, tops), usable | chosen), notes)
+    minor = build(rows, bases, choose_keys(rows, subtasks(rows, tops), usable | chosen), logged)
+    mark_best(minor, logged)
+    found = gains(board, logged)
+    matrices = confusions(board, logged)
+    curves, unread = _curves(paths)
+    return Content(board, minor, untested, found, [*notes, *dropped, *logged.problems, *unread], paper, matrices, curves)
+
+
+def _curves(paths: Sequence[str | Path]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Return the learning curves of training runs in the folders given, by folder, and notes on those that cannot be read."""
+    found, notes = {}, []
+    for folder in map(Path, paths):
+        for file in sorted(path for name in CURVES for path in folder.rglob(name)) if folder.is_dir() else ():
+            try:
+                found[file.parent.as_posix()] = events(file)
+            except ReportError as error:
+                notes.append(str(error))
+    return found, notes
 
 
 def _load_all(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     runs, notes = [], []
-    for found in find(paths):
+    files = find(paths)
+    if not files:
+        raise ReportError(f"{', '.join(map(str, paths))}: learning curves, but no lm-eval result file. Draw them with `t2 curves`.")
+    for found in files:
         raw = read(found)
         if raw is None:
             continue
@@ -85,16 +148,15 @@ def main(argv: list[str]) -> int:
     """Run the command; return 0.
 
     Raises:
-        ReportError: as `report`, or the output cannot be written.
+        ReportError: as `collect`, or the output cannot be written.
     """
     args = parser().parse_args(argv)
-    text = report(args.runs, args.base, args.name, args.metric)
+    content = collect(args.runs, Options(args.base, args.name, args.metric, args.paper))
     if args.output in (None, "-"):
-        sys.stdout.write(text)
+        sys.stdout.write(markdown.render(compose(content)))
     else:
-        path = _target(args.output)
-        write_atomic(path, text)
-        print(f"Wrote {path}", file=sys.stderr)
+        for path in write(content, args.output):
+            print(f"Wrote {path}", file=sys.stderr)
     return 0
 
 
@@ -107,33 +169,3 @@ def _name(option: str) -> tuple[Path, str]:
                 raise ReportError(f"--name {option!r}: the label is empty. Write PATH=LABEL.")
             return Path(path), label
     raise ReportError(f"--name {option!r}: write PATH=LABEL, where PATH is a result file or folder that exists.")
-
-
-def _target(output: str) -> Path:
-    path = Path(output)
-    return path / "report.md" if path.is_dir() or output.endswith(("/", os.sep)) else path
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader, or a crash, sees the old file or the new one; makes missing folders.
-
-    Raises:
-        ReportError: no permission, disk full, or a folder of that name.
-    """
-    target = path.resolve()  # through links: the link stays, its file is replaced
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_text(text, encoding="utf-8")  # a device or pipe (/dev/stdout) cannot be replaced
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise ReportError(f"{path}: the report cannot be written ({error.strerror or error}). Choose another --output.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

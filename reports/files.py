@@ -14,6 +14,7 @@ from .errors import ReportError
 _RESULTS = re.compile(r"results.*\.json")
 _DATED = re.compile(r".+_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?\.json")
 _HOW = "lm_eval writes one with `--output_path DIR` (DIR/<model>/results_<date>.json)"
+CURVES = ("curve.jsonl", "metrics.jsonl")  # of a trained adapter, of a training run
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def find(arguments: Sequence[str | Path]) -> list[Found]:
 
 def _in_folder(folder: Path) -> list[Found]:
     files = sorted(p for p in folder.rglob("*.json") if p.is_file() and (_RESULTS.fullmatch(p.name) or _DATED.fullmatch(p.name)))
+    if not files and any(next(folder.rglob(name), None) for name in CURVES):
+        return []  # a training run: it has curves to show, which is enough beside results
     if not files:
         samples = any(folder.rglob("samples_*.jsonl"))
         extra = " It holds samples_*.jsonl only: the results_*.json written beside them is missing." if samples else ""

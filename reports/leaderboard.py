@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from .compare import Comparability, compare, differences, documents
 from .load import Score
 from .metrics import Key, extraction, find_score, is_proportion, primary
+from .paired import Logged
 from .rows import Row
-from .statistics import Interval, interval95, mean, overlap
+from .statistics import Interval, interval95, mean
 
 
 @dataclass
@@ -17,17 +18,21 @@ class Cell:
 
     Attributes:
         interval: 95%, in the metric's units; None if neither n nor stderr is known.
-        normalised: score / base row's score; None where undefined.
+        normalised: score / base row's score; None where there is none.
+        zero_base: True if there is none because the base row scores 0 or less.
         extracted: share of answers that could be extracted, 0 to 1.
-        best: True if its interval lies clear of every other row's.
+        best: True if it is the best of its column, by a paired test against every other row.
+        contaminated: True if a few-shot search had seen documents that were scored.
     """
 
     score: Score
     n: int | None
     interval: Interval | None
     normalised: float | None = None
+    zero_base: bool = False
     extracted: float | None = None
     best: bool = False
+    contaminated: bool = False
 
 
 @dataclass
@@ -117,26 +122,33 @@ def _below(groups: Mapping[str, Sequence[str]]) -> set[str]:
     return below
 
 
-def build(rows: Sequence[Row], bases: Sequence[Row | None], tasks: Sequence[str], metrics: Mapping[str, Key] | None = None) -> Board:
-    """Make the leaderboard of `tasks`.
+def choose_keys(rows: Sequence[Row], tasks: Sequence[str], metrics: Mapping[str, Key]) -> dict[str, Key]:
+    """Return task -> metric and filter: the user's, else by the documented rule; tasks that no row has scored are left out."""
+    keys = {task: metrics.get(task) or primary([r for row in rows if (r := row.task(task)) and r.scores]) for task in tasks}
+    return {task: key for task, key in keys.items() if key is not None}
+
+
+def build(rows: Sequence[Row], bases: Sequence[Row | None], keys: Mapping[str, Key], logged: Logged) -> Board:
+    """Make the leaderboard.
 
     Args:
         rows: the methods.
-        tasks: the columns, in order; one that no row has scored is left out.
         bases: as from `choose_bases`.
-        metrics: task -> metric and filter chosen by the user; the documented rule chooses for the others.
+        keys: the columns, in order: task -> metric and filter.
+        logged: the rows' samples.
     """
-    board = Board(rows, [], bases, compare(rows, tasks))
-    for task in tasks:
-        having = [result for row in rows if (result := row.task(task)) and result.scores]
-        key = (metrics or {}).get(task) or primary(having)
-        if key is None:
-            continue
-        column = _column(rows, task, key)
-        _normalise(board, column)
-        if task not in board.comparability.unlike:
-            _mark_best(column)
-        board.columns.append(column)
+    board = Board(rows, [], bases, compare(rows, keys))
+    for task, key in keys.items():
+        reference = next((row for row in rows if logged.documents(row, task, key) is not None), None)
+        if reference and (found := [text for row in rows if (text := logged.unlike(reference, row, task, key))]):
+            more = f" (and {len(found) - 3} more rows)" if len(found) > 3 else ""
+            board.comparability.hard.append(f"{task}: {'; '.join(found[:3])}{more}")
+            board.comparability.unlike.add(task)
+        if seen := [f"{row.label} ({', '.join(ids)})" for row in rows if (ids := row.contaminated(task))]:
+            board.comparability.hard.append(f"{task}: contaminated, documents that the few-shot search used are scored: {'; '.join(seen)}")
+            board.comparability.unlike.add(task)
+        board.columns.append(column := _column(rows, task, key))
+        _normalise(board, column, logged)
     return board
 
 
@@ -153,11 +165,12 @@ def _column(rows: Sequence[Row], task: str, key: Key) -> Column:
         n, share = documents(row, task)[0], extraction(result, key)
         cell = Cell(score, n, interval95(score.value, score.stderr, n, proportion))
         cell.extracted = share.value if share and math.isfinite(share.value) else None
+        cell.contaminated = bool(row.contaminated(task))
         column.cells.append(cell)
     return column
 
 
-def _normalise(board: Board, column: Column) -> None:
+def _normalise(board: Board, column: Column, logged: Logged) -> None:
     zeros: dict[str, None] = {}
     for row, base, cell in zip(board.rows, board.bases, column.cells, strict=True):
         result = row.task(column.task)
@@ -173,23 +186,15 @@ def _normalise(board: Board, column: Column) -> None:
         reference = find_score(base.task(column.task), column.key)
         if reference is None or not math.isfinite(reference.value):
             board.notes.append(f"{column.task} of {row.label} is not normalised: the base row {base.label} has no score there.")
-        elif base is not row and (unlike := differences([base, row], column.task)):
-            why = "; ".join(unlike)
+        elif base is not row and (why := _why_unlike(base, row, column, logged)):
             board.notes.append(f"{column.task} of {row.label} is not normalised, it is not comparable with {base.label}: {why}.")
         elif reference.value <= 0:
             zeros[base.label] = None
+            cell.zero_base = True
         else:
             cell.normalised = cell.score.value / reference.value
     board.notes += [f"{column.task} is not normalised: the base row {label} scores 0 or less there." for label in zeros]
 
 
-def _mark_best(column: Column) -> None:
-    """Mark the best cell if its 95% interval overlaps no other's; needs an interval in every cell.
-
-    Stricter than a test of the difference would be, and blind to pairing; so unmarked does not mean equal.
-    """
-    cells = [cell for cell in column.cells if cell]
-    if len(cells) < 2 or any(cell.interval is None for cell in cells):
-        return
-    best = (max if column.higher_is_better else min)(cells, key=lambda cell: cell.score.value)
-    best.best = all(cell is best or (cell.interval and best.interval and not overlap(cell.interval, best.interval)) for cell in cells)
+def _why_unlike(base: Row, row: Row, column: Column, logged: Logged) -> str:
+    return "; ".join(differences([base, row], column.task)) or logged.unlike(base, row, column.task, column.key) or ""

@@ -50,6 +50,7 @@ class TaskResult:
         original: documents in the whole split; None for old files.
         definition: field -> value of what decides about prompts and scoring (leaf tasks only).
         task_hash: hash over documents, prompts and targets; only with `--log_samples`.
+        domain: what the documents are about, where the task's metadata say so.
     """
 
     name: str
@@ -60,6 +61,7 @@ class TaskResult:
     version: str | None = None
     task_hash: str | None = None
     definition: dict[str, str] = field(default_factory=dict)
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Run:
     Attributes:
         seconds: wall-clock time of the whole lm_eval call, model loading included; None if not in the file.
         date: start of the evaluation in seconds since 1970, 0.0 if not in the file.
+        default: name of t2's default model, where the run used that one.
         settings: whatever else changes scores: seeds, gen_kwargs, chat template and so on, as short strings.
     """
 
@@ -82,6 +85,7 @@ class Run:
     date: float
     seconds: float | None
     t2: T2Info | None
+    default: str | None = None
 
     @property
     def day(self) -> str:
@@ -119,6 +123,8 @@ def load(raw: RawResult) -> Run:
         date=_number(data.get("date")) or 0.0,
         seconds=_number(data.get("total_evaluation_time_seconds")),
         t2=parse_t2(data["t2"], path) if data.get("t2") is not None else None,
+        # Of other models lm-eval writes the adapter's name there, if there is one.
+        default=_text(data.get("model_name")) or None if data.get("t2") is not None else None,
     )
 
 
@@ -137,6 +143,7 @@ def _task(data: dict[str, Any], name: str, row: dict[str, Any]) -> TaskResult:
         version=None if version in (None, "N/A", "Yaml") else _version(version),
         task_hash=_text(_dict(data, "task_hashes").get(name)) or None,
         definition={key: _ADDRESS.sub("", _text(config[key])) for key in _DEFINITION if config.get(key) not in (None, "", [], {})},
+        domain=_text(_dict(config, "metadata").get("domain")) or None,
     )
 
 
@@ -165,7 +172,7 @@ def _settings(data: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
         "chat template": named(data.get("chat_template"), data.get("chat_template_sha")),
         "system instruction": named(data.get("system_instruction"), data.get("system_instruction_sha")),
         "few-shot as multi-turn": "yes" if data.get("fewshot_as_multiturn") and data.get("chat_template") else "no",
-        "gen_kwargs": _text(parse_model_args(config.get("gen_kwargs")) or "none"),
+        "gen_kwargs": ",".join(f"{name}={value}" for name, value in parse_model_args(config.get("gen_kwargs")).items()) or "none",
     }
     seeds = {key: _text(config.get(f"{key}_seed")) for key in ("random", "numpy", "torch", "fewshot")}
     return settings | {"seeds": ", ".join(f"{key} {value}" for key, value in seeds.items() if value) or "unknown"}

@@ -1,10 +1,57 @@
-"""Where a report goes."""
+"""Where the report goes: one file, or a folder with Markdown, page and plots."""
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from . import markdown, page
+from .document import Content, compose
 from .errors import ReportError
+from .pictures import NAMES, draw_all
+
+REPORT, PAGE = "report.md", "report.html"
+
+
+def write(content: Content, output: str) -> list[Path]:
+    """Write the report.
+
+    Args:
+        content: what it shows.
+        output: a folder (one that exists, or a name without ending, or that ends in `/`) gets report.md, report.html and
+            plots/NAME.png and .svg; a file ending in `.html` the page; any other file the Markdown, without plots.
+
+    Returns:
+        The files to look at.
+
+    Raises:
+        ReportError: no permission, disk full, or a folder of a file's name.
+    """
+    path = Path(output)
+    if path.is_dir() or output.endswith(("/", os.sep)) or not (path.suffix or path.exists()):
+        return _folder(content, path)
+    if path.suffix.lower() in (".html", ".htm"):
+        pictures = {name: files["svg"] for name, files in draw_all(content).items()}
+        write_atomic(path, page.render(compose(content), pictures).encode())
+    else:
+        write_atomic(path, markdown.render(compose(content)).encode())
+    return [path]
+
+
+def _folder(content: Content, folder: Path) -> list[Path]:
+    plots: Mapping[str, Mapping[str, bytes]] = draw_all(content)
+    blocks = compose(content)
+    for name in NAMES:
+        for kind in ("png", "svg"):
+            path = folder / markdown.PLOTS / f"{name}.{kind}"
+            if name in plots:
+                write_atomic(path, plots[name][kind])
+            else:  # a report made there earlier may have had this plot; beside this one it would be wrong
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+    write_atomic(folder / PAGE, page.render(blocks, {name: files["svg"] for name, files in plots.items()}).encode())
+    write_atomic(folder / REPORT, markdown.render(blocks).encode())
+    return [folder / REPORT, folder / PAGE]
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """The `t2` section of a result file: strategy, experts, and what each of the two passes cost."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class T2Info:
         base: fingerprint of the base weights.
         passes: leaf task -> costs.
         sandbox: `bwrap`, `process`, or None if no code ran.
+        parameters: name -> trained numbers of the expert; empty in files that do not say.
+        peak_memory: bytes; None in files that do not say.
+        mixture: expert -> α of a mixture file, one number or one per layer; empty without one.
+        contaminated: task -> ids of scored documents that the few-shot search had seen ("*": of any task; "?": not said which).
     """
 
     strategy: str
@@ -62,6 +67,32 @@ class T2Info:
     passes: dict[str, TwoPass]
     sandbox: str | None
     calibrate: bool | None = None
+    parameters: dict[str, int] = field(default_factory=dict)
+    peak_memory: int | None = None
+    mixture: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    contaminated: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def alphas(self) -> dict[str, tuple[float, ...]]:
+        """Expert -> α (figure 7 of the paper), one number or one per layer; empty where the strategy has no fixed ones."""
+        if self.mixture:
+            return self.mixture
+        kind, _, mixture = self.strategy.partition(":")
+        parts = [part.strip().partition("=") for part in mixture.split("+")] if kind in ("mix", "expert") else []
+        try:
+            found = {name: (float(alpha or 1),) for name, _, alpha in parts}
+        except ValueError:
+            return {}
+        return found if all(math.isfinite(alpha) for alphas in found.values() for alpha in alphas) else {}
+
+    @property
+    def trainable(self) -> int | None:
+        """Trained numbers of the experts that this strategy can use; 0 for the base model, None if not known."""
+        if self.strategy == "base":
+            return 0
+        used = set(self.alphas) or set(self.experts)
+        known = [self.parameters[name] for name in used if name in self.parameters]
+        return sum(known) if used and len(known) == len(used) else None
 
 
 def parse_t2(data: Any, path: Path) -> T2Info:
@@ -85,13 +116,39 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         passes=passes,
         sandbox=None if sandbox is None else str(sandbox),
         calibrate=bool(calibrate) if calibrate is not None else None,
+        parameters=_counts(_object(data, "parameters", "t2", path), "t2.parameters", path),
+        peak_memory=None if data.get("peak_memory") is None else int(_amount(data, "peak_memory", "t2", path)),
+        mixture=_alphas(_object(data, "mixture", "t2", path), path),
+        contaminated=_contaminated(data.get("contaminated")),
     )
 
 
 def _two_pass(entry: Any, where: str, path: Path) -> TwoPass:
     costs = [_cost(_object(entry, name, where, path), f"{where}.{name}", path) for name in ("pass1", "pass2")]
     chosen = _object(entry, "chosen", where, path)
-    return TwoPass(costs[0], costs[1], {str(name): int(_amount(chosen, name, f"{where}.chosen", path)) for name in chosen})
+    return TwoPass(costs[0], costs[1], _counts(chosen, f"{where}.chosen", path))
+
+
+def _counts(data: dict[str, Any], where: str, path: Path) -> dict[str, int]:
+    return {str(name): int(_amount(data, name, where, path)) for name in data}
+
+
+def _alphas(mixture: dict[str, Any], path: Path) -> dict[str, tuple[float, ...]]:
+    found = {}
+    for name, value in _object(mixture, "alpha", "t2.mixture", path).items():
+        alphas = value if isinstance(value, list) else [value]
+        if not alphas or any(isinstance(a, bool) or not isinstance(a, int | float) or not abs(a) < 1e9 for a in alphas):
+            raise ReportError(f"{path}: `t2.mixture.alpha.{name}` should be a number, or one per layer, not {value!r:.40}.")
+        found[str(name)] = tuple(map(float, alphas))
+    return found
+
+
+def _contaminated(value: Any) -> dict[str, tuple[str, ...]]:
+    # A mark that cannot be read is still a mark: it must never be lost to its form.
+    marks = {str(task): each for task, each in value.items()} if isinstance(value, dict) else {"*": value}
+    marks = {task: each for task, each in marks.items() if each is not False and each not in (None, "", [], {})}
+    ids = {task: each if isinstance(each, list) else [each] for task, each in marks.items()}
+    return {task: tuple("?" if each is True else str(each) for each in found) for task, found in ids.items()}
 
 
 def _cost(entry: dict[str, Any], where: str, path: Path) -> PassCost:
@@ -112,7 +169,7 @@ def _object(data: Any, name: str, where: str, path: Path) -> dict[str, Any]:
 
 def _amount(data: dict[str, Any], name: str, where: str, path: Path) -> int | float:
     value = data.get(name, 0)
-    # `not 0 <= value < inf` also catches NaN.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    # `not 0 <= value < …` also catches NaN; whole numbers of any size are legal in JSON, but no float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e300:
         raise ReportError(f"{path}: `{where}.{name}` should be a number ≥ 0, not {value!r:.40}. Run the evaluation again.")
     return value

@@ -51,6 +51,32 @@ class Row:
                 found.append(run.t2.passes[leaf])
         return sum(found[1:], found[0]) if found else None
 
+    def contaminated(self, name: str) -> list[str]:
+        """Ids of scored documents of a task or group that a few-shot search had seen."""
+        seen: dict[str, None] = {}
+        for leaf in self.leaves(name):
+            run = self.source.get(leaf) or self.source.get(name)
+            if run and run.t2:
+                marks = run.t2.contaminated
+                seen |= dict.fromkeys(doc for place in (leaf, name, "*") for doc in marks.get(place, ()))
+        return list(seen)
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Bytes, the most of any run; None where no file says."""
+        return max((run.t2.peak_memory for run in self.runs if run.t2 and run.t2.peak_memory), default=None)
+
+    def trainable(self, base: "Row | None") -> int | None:
+        """Trained parameters: as t2 records them, else by how many the model has more than its base row; None if not known."""
+        if self.first.t2:
+            return self.first.t2.trainable
+        if base is self:
+            return 0
+        sizes = [row.first.info.get("parameters", "") for row in (self, base) if row]
+        if not self.adapters or len(sizes) < 2 or not all(size.isdecimal() for size in sizes):
+            return None
+        return int(sizes[0]) - int(sizes[1]) or None
+
     @property
     def model(self) -> str | None:
         """Name or path of the base model, None where the file does not say (t2's default model)."""

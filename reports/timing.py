@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from .markdown import DASH, escape, table
+from .blocks import DASH, Table, Text
+from .paper import two_pass_seconds
 from .passes import PassCost, TwoPass
 from .rows import Row
 
@@ -12,18 +13,26 @@ HEADER = (
 )  # fmt: skip
 
 
-def two_pass_table(rows: Sequence[Row], tasks: Sequence[str]) -> str | None:
+def two_pass_table(rows: Sequence[Row], tasks: Sequence[str], paper: bool = False) -> Table | None:
     """Return the table over rows that record their passes, None if none does.
 
     Counts of both passes are written `pass 1 + pass 2` where pass 1 has any; `Tokens out/s` is of pass 2.
+
+    Args:
+        rows: the methods.
+        tasks: the leaderboard's.
+        paper: add the figures of the paper's table 3.
     """
-    lines = []
+    lines: list[list[Text]] = []
     for row in rows:
         for task in tasks:
             cost = row.two_pass(task)
             if cost is not None:
-                lines.append([escape(row.label), escape(task), *_cells(cost)])
-    return table(HEADER, lines, left=3) if lines else None
+                lines.append([row.label, task, *_cells(cost)])
+    if lines and paper:
+        for label, task, one, two in two_pass_seconds(tasks):
+            lines.append([label, task, DASH, f"{one:.2f}", f"{two:.2f}", f"{one / two:.1%}", *[DASH] * 5])
+    return Table(HEADER, lines, left=3) if lines else None
 
 
 def partial(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
@@ -64,4 +73,4 @@ def chosen_shares(chosen: dict[str, int]) -> str:
     if not total:
         return DASH
     ranked = sorted(chosen.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{escape(name)} {count / total:.0%}" for name, count in ranked if count)
+    return ", ".join(f"{name} {count / total:.0%}" for name, count in ranked if count)

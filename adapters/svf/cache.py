@@ -38,19 +38,34 @@ def cached_basis(weight: Tensor, folder: Path | None = None) -> Basis:
     A file that is truncated, corrupt or of other content is said in a warning and rebuilt.
     """
     key = weight_hash(weight)
-    folder = folder or cache_dir() / "svf-basis"
-    path = folder / key[:2] / f"{key}.safetensors"
-    if path.exists():
-        try:
-            return _load(path, key, weight).to(weight.device)
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
-            logger.warning("Basis cache %s is unusable (%s); computing it again.", path, error)
+    path = _path(key, folder)
+    if (stored := _stored(path, key, weight)) is not None:
+        return stored
     basis = compute_basis(weight)
     try:
         _save(path, basis, key)
     except OSError as error:
         logger.warning("Could not store a basis at %s (%s); it will be computed again next time.", path, error)
     return basis
+
+
+def stored_basis(weight: Tensor, folder: Path | None = None) -> Basis | None:
+    """Return the basis of `weight` if it is in the disk cache, sound; computes and stores nothing."""
+    key = weight_hash(weight)
+    return _stored(_path(key, folder), key, weight)
+
+
+def _path(key: str, folder: Path | None) -> Path:
+    return (folder or cache_dir() / "svf-basis") / key[:2] / f"{key}.safetensors"
+
+
+def _stored(path: Path, key: str, weight: Tensor) -> Basis | None:
+    if path.exists():
+        try:
+            return _load(path, key, weight).to(weight.device)
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            logger.warning("Basis cache %s is unusable (%s); computing it again.", path, error)
+    return None
 
 
 def _content_hash(basis: Basis) -> str:

@@ -11,86 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from t2.reports.blocks import DASH
 from t2.reports.cli import main, report
 from t2.reports.errors import ReportError
-from t2.reports.markdown import DASH
 
-
-def share(k, n):
-    return {"value": k / n, "stderr": math.sqrt((k / n) * (1 - k / n) / (n - 1)) if n > 1 else "N/A", "n": n}
-
-
-def result(tasks, model="hf", args=None, groups=None, t2=None, date=1_760_000_000.0, **config):
-    """A result file: tasks maps name -> {metric,filter: share(...)}; groups maps name -> (members, {metric: share})."""
-    data = {
-        "results": {},
-        "group_subtasks": {},
-        "configs": {},
-        "versions": {},
-        "n-shot": {},
-        "higher_is_better": {},
-        "n-samples": {},
-        "config": {
-            "model": model, "model_args": args or {}, "model_num_parameters": 134515008, "batch_size": 1, "device": "cpu", "limit": None,
-            "gen_kwargs": {}, "random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234, **config,
-        },
-        "date": date,
-        "pretty_env_info": "PyTorch version: 2.13.0+cpu\nGPU models and configuration: Could not collect\nModel name:     Some CPU",
-        "transformers_version": "5.19.0",
-        "lm_eval_version": "0.4.13",
-        "task_hashes": {},
-        "chat_template": None,
-        "chat_template_sha": None,
-        "total_evaluation_time_seconds": "12.5",
-    }  # fmt: skip
-
-    def add(name, metrics, leaf):
-        row = {"name": name, "alias": name}
-        for key, score in metrics.items():
-            metric, _, filt = key.partition(",")
-            row |= {"sample_len": score["n"], key: score["value"], f"{metric}_stderr,{filt}": score["stderr"]}
-            data["higher_is_better"].setdefault(name, {})[metric] = True
-        data["results"][name] = row
-        data["versions"][name] = 1.0 if leaf else "1.0"
-        data["n-shot"][name] = 0
-        if leaf:
-            data["n-samples"][name] = {"original": row.get("sample_len", 0), "effective": row.get("sample_len", 0)}
-            data["configs"][name] = {"task": name, "doc_to_text": "{{q}}", "generation_kwargs": {"until": ["\n"]}}
-
-    for name, metrics in tasks.items():
-        add(name, metrics, leaf=True)
-    for name, (members, metrics) in (groups or {}).items():
-        add(name, metrics, leaf=False)
-        data["group_subtasks"][name] = members
-    if t2:
-        data["t2"] = t2
-    return data
-
-
-def t2_section(strategy="prompt", passes=None, **more):
-    section = {"schema": 1, "strategy": strategy, "dispatch": "score", "experts": {"math": "ab" * 32}, "base": "ba5e" * 8}
-    return section | {"passes": passes or {}, "sandbox": None} | more
-
-
-def cost(seconds, prompts=10, tokens_in=100, tokens_out=0, switches=0):
-    return {"seconds": seconds, "prompts": prompts, "tokens_in": tokens_in, "tokens_out": tokens_out, "switches": switches}
-
-
-def acc(k, n=100, **task):
-    return {"arc": {"acc,none": share(k, n)}} | task
+from ..result_files import acc, cost, paper_like, result, share, t2_section, write, write_logged
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write(path, data):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
-    return str(path)
 
 
 def section(text, title):
@@ -105,36 +36,8 @@ def line(text, label, title="Leaderboard"):
     return found[0]
 
 
-def paper_like(here):
-    """An hf base, an hf adapter and a t2 run on math (two subtasks) and humaneval."""
-
-    def tasks(a, b, extracted, human):
-        return {
-            "math_algebra": {"math_verify,none": share(a, 100), "extracted,none": share(extracted, 100)},
-            "math_geometry": {"math_verify,none": share(b, 100), "extracted,none": share(extracted, 100)},
-            "humaneval": {"pass@1,create_test": share(human, 20)},
-        }
-
-    def math_group(a, b, extracted):
-        both = {"math_verify,none": share(a + b, 200), "extracted,none": share(2 * extracted, 200)}
-        return {"math": (["math_algebra", "math_geometry"], both)}
-
-    passes = {
-        "math_algebra": {"pass1": cost(1.5, 100, 5000), "pass2": cost(10, 100, 6000, 2000, 1), "chosen": {"math": 90, "base": 10}},
-        "math_geometry": {"pass1": cost(1.0, 100, 5000), "pass2": cost(10, 100, 7000, 2000, 1), "chosen": {"math": 80, "base": 20}},
-        "humaneval": {"pass1": cost(0.5, 20, 900), "pass2": cost(5, 20, 1000, 700, 1), "chosen": {"code": 20}},
-    }
-    base = result(tasks(15, 5, 80, 2), args={"pretrained": "org/Small"}, groups=math_group(15, 5, 80))
-    lora = result(tasks(16, 4, 85, 2), args={"pretrained": "org/Small", "peft": "runs/lora_math"}, groups=math_group(16, 4, 85))
-    section = t2_section(passes=passes, sandbox="bwrap")
-    adaptive = result(tasks(50, 40, 99, 3), model="t2", groups=math_group(50, 40, 99), t2=section, date=1_760_003_600.0)
-    for data in (base, lora, adaptive):
-        data["n-samples"]["humaneval"]["original"] = 164
-    return [write(f"{name}/results_x.json", data) for name, data in (("base", base), ("lora", lora), ("t2", adaptive))]
-
-
 def test_golden(here):
-    text = report(paper_like(here))
+    text = report(paper_like())
     golden = Path(__file__).with_name("test_reports_golden.md")
     if os.environ.get("T2_UPDATE_GOLDEN"):
         golden.write_text(text, encoding="utf-8")
@@ -142,12 +45,12 @@ def test_golden(here):
 
 
 def test_leaderboard_of_paper_like_runs(here):
-    text = report(paper_like(here))
+    text = report(paper_like())
     assert line(text, "hf Small (base)")[1:] == [
         "10.00 ± 2.13 [6.57, 14.94] (1.00)", "80.0", "10.00 ± 6.88 [2.79, 30.10] (1.00)", "10.00", "1.00",
     ]  # fmt: skip
     t2 = line(text, "t2 prompt (score)")
-    assert t2[1].startswith("**45.00** ± ") and t2[1].endswith("(4.50)"), "clear of the others, so bold"
+    assert t2[1].startswith("**45.00** ± ") and t2[1].endswith("(4.50)"), "a paired test tells it from the others, so bold"
     assert "**" not in t2[3], "3 of 20 against 2 of 20 proves nothing"
     assert t2[2] == "99.0"
     assert t2[-1] == "3.00", "mean of 4.5 and 1.5"
@@ -155,14 +58,14 @@ def test_leaderboard_of_paper_like_runs(here):
 
 
 def test_two_pass_table_sums_groups(here):
-    text = section(report(paper_like(here)), "Time of the two passes")
+    text = section(report(paper_like()), "Time of the two passes")
     rows = [[c.strip() for c in r.strip("|").split("|")] for r in text.splitlines() if r.startswith("| t2")]
     assert rows[0][1:] == ["math", "math 85%, base 15%", "2.50", "20.00", "12.5%", "200 + 200", "10,000 + 13,000", "4,000", "200.0", "2"]
     assert rows[1][1:6] == ["humaneval", "code 100%", "0.50", "5.00", "10.0%"]
 
 
 def test_subtasks_are_collapsed_and_not_on_the_board(here):
-    text = report(paper_like(here))
+    text = report(paper_like())
     assert "math_algebra" not in section(text, "Leaderboard")
     body = text.split("<summary>Subtasks of groups</summary>")[1].split("</details>")[0]
     algebra = next(row.split("|") for row in body.splitlines() if row.startswith("| math_algebra"))
@@ -171,7 +74,7 @@ def test_subtasks_are_collapsed_and_not_on_the_board(here):
 
 
 def test_same_input_same_bytes(here):
-    paths = paper_like(here)
+    paths = paper_like()
     assert report(paths) == report(paths)
 
 
@@ -222,7 +125,7 @@ def test_lower_is_better_is_neither_percent_nor_normalised(here):
     text = report(paths, names=[f"{paths[0]}=first", f"{paths[1]}=second"])
     assert "word_perplexity ↓" in text
     assert line(text, "first")[1] == "20 ± 0.1 [19.8, 20.2]"
-    assert line(text, "second")[1] == "**10** ± 0.1 [9.804, 10.2]"
+    assert line(text, "second")[1] == "10 ± 0.1 [9.804, 10.2]"
 
 
 # --- the base row
@@ -273,7 +176,7 @@ def test_zero_base_gives_no_ratio_and_says_so(here):
     lora = write("b/results_1.json", result(acc(10), args={"pretrained": "m", "peft": "p"}))
     text = report([base, lora])
     assert "arc is not normalised: the base row hf m scores 0 or less there." in text
-    assert line(text, "hf m + p")[1] == "**10.00** ± 3.02 [5.52, 17.44]"
+    assert line(text, "hf m + p")[1] == "10.00 ± 3.02 [5.52, 17.44] (n/a)"
     assert "inf" not in section(text, "Leaderboard").lower()
 
 
@@ -310,7 +213,7 @@ def change(data, path, value):
 def test_unlike_rows_are_said_and_never_ranked(here, path, value, said):
     a = result(acc(10), args={"pretrained": "a"})
     b = result(acc(90), args={"pretrained": "b"})
-    plain = [write("a/results_1.json", a), write("b/results_1.json", b)]
+    plain = [write_logged("a/results_1.json", a), write_logged("b/results_1.json", b)]
     before = report(plain)
     assert "[!WARNING]" not in before and "**90.00**" in before
     change(b, path, value)

@@ -1,0 +1,1 @@
+"""Plots, each from plain numbers to a matplotlib figure."""
