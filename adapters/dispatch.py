@@ -26,6 +26,7 @@ MAX_REPLY = 64
 # Inputs without content, whose scores show how much a model likes a label whatever is asked (Zhao et al. 2021, arXiv 2102.09690, section 5)
 _CONTENT_FREE = ("N/A", "", "[MASK]")
 
+
 class Dispatcher:
     """Labels prompts with the experts' categories; the caller sees to it that the model holds its base weights, or the classifier's.
 
@@ -155,9 +156,7 @@ def _generate_form(setup: Setup) -> Dispatcher:
 
 
 def _dispatcher(setup: Setup, form: Literal["score", "generate"]) -> Dispatcher:
-    return Dispatcher(
-        setup.model, setup.tokenizer, setup.experts, form, setup.calibrate, setup.max_length, classifier=setup.classifier
-    )
+    return Dispatcher(setup.model, setup.tokenizer, setup.experts, form, setup.calibrate, setup.max_length, classifier=setup.classifier)
 
 
 class _Boxed(StoppingCriteria):

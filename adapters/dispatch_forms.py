@@ -1,7 +1,7 @@
 """The forms of pass 1 by name, and what they all return; a form of one's own is one class in one file (docs/model.md).
 
 A form is made once for a model, from a `Setup`, and has one method: ``decide(contexts, batch_size=None, progress=False)``, which returns a
-`Decision` for each context, in order. Whoever calls it sees to it that the model holds the weights of pass 1, and runs it without gradients.
+`Decision` for each context, in order. Whoever calls it sees to it that the model holds the weights of pass 1.
 """
 
 import hashlib
