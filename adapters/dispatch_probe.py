@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,14 +24,16 @@ SHIPPED = Path(__file__).parent / "experts" / FOLDER
 class Reader:
     """What the probe reads of a context: the question (`ChatFrame.question`), without any instruction, at most `MAX_TOKENS` of it."""
 
-    def __init__(self, tokenizer: object) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self._frame = tokenizer, ChatFrame(tokenizer)
-        self._first = first_token(tokenizer)
+        first = first_token(tokenizer)
+        self._start = [] if first is None else [first]
+        self._nothing = [tokenizer.eos_token_id or 0]  # what an empty question is read as
 
     def tokens(self, context: str) -> list[int]:
         """Return the token ids that stand for `context`, at least one."""
         ids = shorten(encode(self._tokenizer, self._frame.question(context)), MAX_TOKENS)
-        return ids if self._first is None else [self._first, *ids]
+        return [*self._start, *ids] or self._nothing
 
 
 @register("probe")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..adapters.dispatch_probe import Reader
+from ..adapters.dispatch_prompt import OTHERS
 from ..adapters.early_exit import decoder_layers, mean_states
 from ..adapters.probe import Probe, layers_fingerprint, save_probe
 from ..harness.errors import T2Error
@@ -55,7 +56,7 @@ def train_probe(model_name: str | None, output: Path, extra: Mapping[str, Path],
     # the first tenth of the layers: what comes later costs more than a probe may
     layers = list(range(1, max(2, len(decoder_layers(model)) // 10) + 1))
     states = _states(model, [reader.tokens(text) for _, text, _ in prompts], layers)
-    names = [*FORMS, *(name for name in extra if name not in FORMS)]
+    names = [*FORMS, *extra]
     labels = np.array([names.index(category) for category, _, _ in prompts])
     validation = _validation([place for *_, place in prompts], seed)
     fits = [_best_fit(states[:, i], labels, validation) for i in range(len(layers))]
@@ -144,6 +145,8 @@ def _best_fit(states: np.ndarray, labels: np.ndarray, validation: np.ndarray) ->
 def _from_files(extra: Mapping[str, Path]) -> list[tuple[str, str, int]]:
     prompts: list[tuple[str, str, int]] = []
     for category, path in extra.items():
+        if category in FORMS or category == OTHERS:
+            raise T2Error(f"--prompts {category}={path}: {category!r} is a category already; name an expert that t2 has no data for.")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:

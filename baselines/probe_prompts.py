@@ -42,12 +42,14 @@ def _function_instruct(doc: Doc) -> str:
 
 
 def _options(doc: Doc) -> str:
-    listed = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCDE", doc["choices"]["text"], strict=False))
-    return (
-        "Given the following question and four candidate answers (A, B, C and D), choose the best answer.\n"
-        f"Question: {doc['question'].strip()}\n{listed}\n"
-        'Your response should end with "The best answer is [the_answer_letter]" where the [the_answer_letter] is one of A, B, C or D.'
-    )
+    listed = [f"{letter}. {text}" for letter, text in zip("ABCD", doc["choices"]["text"], strict=False)]
+    lines = [
+        "Given the following question and four candidate answers (A, B, C and D), choose the best answer.",
+        f"Question: {doc['question'].strip()}",
+        *listed,
+        'Your response should end with "The best answer is [the_answer_letter]" where the [the_answer_letter] is one of A, B, C or D.',
+    ]
+    return r"\n".join(lines)  # a backslash and an n, as lm-eval's arc_challenge_chat has it
 
 
 def _math(doc: Doc) -> str:
