@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from importlib.metadata import version
 from os import PathLike
 from typing import Any
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..adapters.bank import ExpertBank
 from ..adapters.classifier import with_classifier
 from ..adapters.dispatch_forms import Decision, Form, Setup, make_form
-from ..adapters.dispatch_prompt import OTHERS
+from ..adapters.dispatch_prompt import OTHERS, Category, categories
 from ..adapters.dispatch_prompt import VERSION as PROMPT_VERSION
 from ..adapters.errors import AdapterError
 from ..adapters.mixture import Mixture
@@ -96,6 +96,7 @@ class T2LM(TwoPass, HFLM):
         self._form: Form | None = None
         self._fingerprint: str | None = None
         self.bank: ExpertBank | None = None
+        self._options: tuple[Category, ...] = ()
         if paths is not None or not plan.is_base:
             plan = self._load_bank(plan, paths)
         self.two_pass_setup(plan, self.dispatch_plan.votes)
@@ -112,6 +113,7 @@ class T2LM(TwoPass, HFLM):
                 self.bank, name = with_classifier(self.model, self.bank, self._classifier)
                 plan = replace(plan, first=Mixture.single(name))
             experts = {n: e for n, e in self.bank.experts.items() if not e.is_classifier and n not in plan.first.experts}
+            self._options = categories(experts)
             self._prepare([*(plan.mixture.experts or experts), *plan.first.experts])
             if plan.kind != "fixed" and (experts or plan.kind == "cls"):
                 self._form = self._make_form(plan, experts, paths)
@@ -202,7 +204,7 @@ class T2LM(TwoPass, HFLM):
             **run,
             "strategy": [self.strategy.kind, *self.strategy.mixture.weights],
             "first": self.strategy.first.weights,
-            "prompt": PROMPT_VERSION if self.strategy.kind != "fixed" else None,
+            "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,
             "class": type(self).__name__,
             "dtype": str(self.model.dtype),
             "attention": getattr(self.model.config, "_attn_implementation", None),

@@ -72,9 +72,19 @@ def test_categories_follow_the_experts_that_are_there():
     found = categories({"law": law, "code": None, "plain_chat": None})
     assert [c.name for c in found] == ["code", "law", "plain_chat", "others"]
     assert found[1].description == "Questions about contracts."
+    own = SimpleNamespace(card={"description": "Olympiad geometry."})
+    assert categories({"math": own})[0].description == "Olympiad geometry."
     text = instruction(found)
     assert "one of four categories: 'code', 'law', 'plain_chat' or 'others'" in text and "2. Law: Questions about contracts." in text
     assert "Questions about plain chat." in text and "math" not in text.lower().replace("mathematical", "")
+
+
+def test_shipped_experts_are_asked_for_in_the_words_that_a_classifier_learns():
+    from t2.adapters.experts import load_expert, shipped
+    from t2.baselines.dispatch_task import OPTIONS
+
+    loaded = {name: load_expert(path) for name, path in shipped().items()}
+    assert categories({name: e for name, e in loaded.items() if not e.is_classifier}) == OPTIONS
 
 
 def test_others_means_the_base_weights():
