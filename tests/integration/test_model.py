@@ -240,7 +240,7 @@ def test_unknown_arguments_strategies_and_experts(world):
         ({"stratgy": "base"}, "Unknown model argument of t2: 'stratgy' (did you mean 'strategy'?)"),
         ({"strategy": "promt"}, "Did you mean 'prompt'"),
         ({"dispatch": "scores"}, "Did you mean 'score'"),
-        ({"strategy": "cls"}, "There is no classifier expert. Train one with `t2 train dispatch`"),
+        ({"strategy": "cls"}, "Train one with `t2 train dispatch`"),
         ({"strategy": "cls", "dispatch": "probe"}, "strategy=cls asks a classifier expert, by dispatch=score or generate; got probe"),
         ({"strategy": "cls", "classifier": f"{world.experts}"}, "holds 3 experts"),
         ({"classifier": world.experts}, "goes with strategy=cls"),
@@ -416,6 +416,20 @@ def test_base_equals_hf_on_the_default_model(real):
     lm = T2LM(strategy="base", batch_size=3, device="cpu")
     assert lm.generate_until(asked) == expected and sum(map(bool, expected)) >= 4 and lm.pretrained == real
     assert lm.costs.task("t")["pass2"]["tokens_out"] > 6
+
+
+def test_the_shipped_probe_chooses_on_the_default_model(real):
+    asked = {
+        "Question: A farmer has 12 hens and buys 30 more. How many hens has he?\nAnswer:": "math",
+        'def area(radius: float) -> float:\n    """ Return the area of a circle.\n    >>> area(0)\n    0.0\n    """\n': "code",
+        "Question: Which gas do plants take from the air?\nA. oxygen\nB. carbon dioxide\nC. helium\nD. neon\nAnswer:": "reasoning",
+    }
+    lm = T2LM(dispatch="probe", device="cpu", batch_size=4)
+    ran = []
+    lm.model.lm_head.register_forward_pre_hook(lambda m, a: ran.append(m))
+    found = lm.dispatch(list(asked))
+    assert [d.category for d in found] == list(asked.values()) and ran == []
+    assert len(lm.run_facts()["probe"]) == 64 and lm.run_facts()["dispatch"] == "probe" and lm.run_facts()["calibrate"] is None
 
 
 def test_shared_beginning_equals_a_full_forward_pass_on_the_default_model(real):
