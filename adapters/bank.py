@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .errors import AdapterError
 from .experts import Expert, load_expert, shipped
-from .mixture import Mixture
+from .mixture import BASE, Mixture
 from .svf import Basis, cached_basis, check_fingerprint, fingerprint, renormalised_scale
 from .svf.apply import adapted_weight
 
@@ -42,6 +42,8 @@ class ExpertBank:
         self._bases: dict[str, Basis] = {}
         self._kept: OrderedDict[Mixture, dict[str, Tensor]] = OrderedDict()
         self._keep = max(keep, 1)
+        if BASE in self.experts:
+            raise AdapterError(f"An expert cannot be called {BASE!r}, which means the unadapted weights: give it another name.")
         modules = dict(model.named_modules())
         for expert in self.experts.values():
             self._check(expert, modules)
@@ -78,7 +80,7 @@ class ExpertBank:
 
     def check(self, mixture: Mixture) -> None:
         """Raise `AdapterError` (nearest name suggested) if `mixture` names an expert that is not here."""
-        for name, _ in mixture.weights:
+        for name in mixture.experts:
             if name not in self.experts:
                 close = get_close_matches(name, self.names, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -105,9 +107,9 @@ class ExpertBank:
         basis = self._basis(name)
         total = torch.zeros_like(basis.sigma)
         for expert_name, alpha in mixture.weights:
-            expert = self.experts[expert_name]
-            z = expert.vectors.get(name)
-            if z is None:
+            expert = self.experts.get(expert_name)  # None: the base
+            z = expert.vectors.get(name) if expert else None
+            if expert is None or z is None:
                 total += alpha
                 continue
             z = z.to(total.device)
@@ -121,7 +123,7 @@ class ExpertBank:
         while len(self._kept) >= self._keep:
             # the mixture in force may be dropped here: its tensors live on in the layers until they are replaced
             self._kept.popitem(last=False)
-        adapted = {name for expert, _ in mixture.weights for name in self.experts[expert].vectors}
+        adapted = {name for expert in mixture.experts for name in self.experts[expert].vectors}
         with torch.no_grad():
             merged = {name: adapted_weight(self._base[name], self._basis(name), self.scale(mixture, name)) for name in sorted(adapted)}
         self._kept[mixture] = merged

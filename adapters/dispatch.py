@@ -1,68 +1,34 @@
-r"""Pass 1 of the paper's strategy A: the base model says which expert a prompt needs.
+r"""Pass 1 of the paper's strategies A and B: the model says which expert a prompt needs, with its base or a classifier's weights.
 
 Two forms. ``generate``: the model replies to the adaptation prompt and the category is read from ``\boxed{…}``, as in the paper.
 ``score`` (the default): the log-probability of each category's name, closed by its brace, in that place; one prefill, no decoding.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from .batches import in_batches
+from .dispatch_forms import Decision, Setup, register
 from .dispatch_prompt import LEAD_IN, OTHERS, categories, parse_reply
-from .dispatch_text import ChatFrame, adaptation_prompt, shorten
+from .dispatch_text import ChatFrame, adaptation_prompt, encode, first_token, shorten
 from .errors import AdapterError
-from .mixture import Mixture
 from .prefix import SharedPrefix
 
-logger = logging.getLogger("t2.dispatch")
-
-FORMS = ("score", "generate")
 MAX_QUESTION = 1024
 """Tokens of a question that pass 1 reads at most; longer ones lose their middle."""
 MAX_REPLY = 64
 """Tokens that a reply may have under ``generate``."""
-DEFAULT_BATCH = 16
 
 # Inputs without content, whose scores show how much a model likes a label whatever is asked (Zhao et al. 2021, arXiv 2102.09690, section 5)
 _CONTENT_FREE = ("N/A", "", "[MASK]")
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What pass 1 found for one prompt.
-
-    Attributes:
-        category: the label, ``others`` included.
-        tokens_in: tokens of the prompt without its shared instruction, which is read once for all.
-        tokens_out: tokens of the reply; 0 when categories are scored.
-        scores: category → probability (calibrated, if so asked), under ``score``.
-        reply: what the model said, under ``generate``.
-        readable: False if the reply named no category and therefore counts as ``others``.
-    """
-
-    category: str
-    tokens_in: int
-    tokens_out: int = 0
-    scores: Mapping[str, float] | None = None
-    reply: str | None = None
-    readable: bool = True
-
-    @property
-    def mixture(self) -> Mixture:
-        """The weights for pass 2: the category's expert, the base weights for ``others``."""
-        return Mixture.base() if self.category == OTHERS else Mixture.single(self.category)
-
 
 class Dispatcher:
-    """Labels prompts with the experts' categories; the caller sees to it that the model holds its base weights.
+    """Labels prompts with the experts' categories; the caller sees to it that the model holds its base weights, or the classifier's.
 
     Args:
         model: a causal language model in eval mode.
@@ -72,9 +38,10 @@ class Dispatcher:
         calibrate: divide, under ``score``, each category's probability by what inputs without content give it (contextual calibration).
         max_length: tokens that fit into the model.
         share: see `SharedPrefix`.
+        classifier: ask as classifier experts are trained: instructions in the user's turn.
 
     Raises:
-        AdapterError: no experts, one called ``others``, an unknown form, or a `max_length` that leaves no room for a question.
+        AdapterError: no experts, one called ``others``, or a `max_length` that leaves no room for a question.
     """
 
     def __init__(
@@ -86,9 +53,8 @@ class Dispatcher:
         calibrate: bool = True,
         max_length: int = 2048,
         share: bool = True,
+        classifier: bool = False,
     ) -> None:
-        if form not in FORMS:
-            raise AdapterError(f"Unknown dispatch {form!r}; it is one of {', '.join(FORMS)}.")
         if not experts:
             raise AdapterError("There is no expert to choose between: dispatch needs at least one.")
         if OTHERS in experts:
@@ -97,11 +63,11 @@ class Dispatcher:
         self.options = [c.name for c in categories(experts)]
         self.unreadable = 0
         self._frame = ChatFrame(tokenizer)
-        before, after = adaptation_prompt(tokenizer, categories(experts))
+        before, after = adaptation_prompt(tokenizer, categories(experts), system_turn=not classifier)
         self._after = self._encode(after + (LEAD_IN if form == "score" else ""))
         self._names = [self._encode(name + "}") for name in self.options]
         start = self._encode(before)
-        if not getattr(tokenizer, "chat_template", None) and (bos := self._first_token()) is not None:
+        if not getattr(tokenizer, "chat_template", None) and (bos := first_token(tokenizer)) is not None:
             start = [bos, *start]
         answer = MAX_REPLY if form == "generate" else max(map(len, self._names))
         self._room = min(MAX_QUESTION, max_length - len(start) - len(self._after) - answer)
@@ -125,11 +91,11 @@ class Dispatcher:
         rows = [[*shorten(self._encode(self._frame.question(c)), self._room), *self._after] for c in contexts]
         with torch.inference_mode():
             if self.form == "generate":
-                return self._in_batches(self._generate, rows, batch_size, progress)
+                return in_batches(self._generate, rows, batch_size, progress)
             if self.calibrate and self._bias is None:
                 free = [[*self._encode(text), *self._after] for text in _CONTENT_FREE]
                 self._bias = self._log_probs(free).softmax(-1).mean(0).log()
-            return self._in_batches(self._score, rows, batch_size, progress)
+            return in_batches(self._score, rows, batch_size, progress)
 
     def _score(self, rows: list[list[int]]) -> list[Decision]:
         scores = self._log_probs(rows)
@@ -175,38 +141,22 @@ class Dispatcher:
             decisions.append(Decision(category or OTHERS, len(row), spoken, reply=reply, readable=category is not None))
         return decisions
 
-    def _in_batches(
-        self, act: Callable[[list[list[int]]], list[T]], rows: list[list[int]], batch_size: int | None, progress: bool
-    ) -> list[T]:
-        """Run `act` on batches of rows of like length, longest first, and put the answers back in order."""
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        found: dict[int, T] = {}
-        size, at = batch_size or DEFAULT_BATCH, 0
-        bar = tqdm(total=len(rows), desc="Pass 1: choosing experts", disable=not progress)
-        while at < len(order):
-            batch = order[at : at + size]
-            try:
-                answers = act([rows[i] for i in batch])
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size = max(1, min(size, len(batch)) // 2)
-                torch.cuda.empty_cache()
-                logger.warning("Out of memory in pass 1; going on with batches of %d.", size)
-                continue
-            found.update(zip(batch, answers, strict=True))
-            at += len(batch)
-            bar.update(len(batch))
-        bar.close()
-        return [found[i] for i in range(len(rows))]
-
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        return encode(self.tokenizer, text)
 
-    def _first_token(self) -> int | None:
-        """Return the token that this tokenizer puts before every text, if any."""
-        bare, full = self._encode("a"), self.tokenizer.encode("a")
-        return full[0] if full and bare and full[0] != bare[0] else None
+
+@register("score")
+def _score_form(setup: Setup) -> Dispatcher:
+    return _dispatcher(setup, "score")
+
+
+@register("generate")
+def _generate_form(setup: Setup) -> Dispatcher:
+    return _dispatcher(setup, "generate")
+
+
+def _dispatcher(setup: Setup, form: Literal["score", "generate"]) -> Dispatcher:
+    return Dispatcher(setup.model, setup.tokenizer, setup.experts, form, setup.calibrate, setup.max_length, classifier=setup.classifier)
 
 
 class _Boxed(StoppingCriteria):

@@ -8,7 +8,7 @@ from typing import Any
 OTHERS = "others"
 """The category that no expert serves: the base weights answer (the paper's text; its reference code keeps the last expert instead)."""
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the wording below changes: answers cached under an older wording are not reused."""
 
 _KNOWN = {
@@ -35,13 +35,14 @@ def categories(experts: Mapping[str, Any]) -> tuple[Category, ...]:
     In order: those of ``code``, ``math``, ``reasoning`` that have an expert, further experts by name, ``others``.
 
     Args:
-        experts: expert name → anything with a ``card`` mapping; its ``description`` explains a category that the paper does not have.
+        experts: expert name → anything with a ``card`` mapping; its ``description`` is the category's guideline. Without one, an expert
+            with a name of the paper's has the paper's guideline.
     """
     names = [n for n in _KNOWN if n != OTHERS and n in experts] + sorted(n for n in experts if n not in _KNOWN)
     found = []
     for name in names:
         card = getattr(experts[name], "card", None) or {}
-        described = _KNOWN.get(name) or card.get("description") or f"Questions about {name.replace('_', ' ')}."
+        described = card.get("description") or _KNOWN.get(name) or f"Questions about {name.replace('_', ' ')}."
         found.append(Category(name, " ".join(str(described).split())))
     return (*found, Category(OTHERS, _KNOWN[OTHERS]))
 

@@ -44,20 +44,32 @@ class ChatFrame:
         return text.strip()
 
 
-def adaptation_prompt(tokenizer: Any, options: Sequence[Category]) -> tuple[str, str]:
+def adaptation_prompt(tokenizer: Any, options: Sequence[Category], system_turn: bool = True) -> tuple[str, str]:
     """Return the prompt's text before and after the question.
 
-    With a chat template the instructions are the system turn and the question the user's; where the template knows no system turn, both
-    are the user's. Without a template they are plain text.
+    With a chat template the instructions are the system turn and the question the user's; where the template knows no system turn, or
+    without `system_turn` (as classifier experts are trained), both are the user's. Without a template they are plain text.
     """
     told = instruction(options)
     if getattr(tokenizer, "chat_template", None):
-        for turns in ((("system", told), ("user", _MARK)), (("user", f"{told}\n\nQuestion:\n{_MARK}"),)):
+        one_turn = (("user", f"{told}\n\nQuestion:\n{_MARK}"),)
+        for turns in [(("system", told), ("user", _MARK)), one_turn][not system_turn :]:
             text = _render(tokenizer, turns)
             if text and text.count(_MARK) == 1 and told in text:
                 before, after = text.split(_MARK)
                 return before, after
     return f"{told}\n\nQuestion:\n", "\n\n"
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of `text` and no others."""
+    return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+def first_token(tokenizer: Any) -> int | None:
+    """Return the token that a tokenizer puts before every text, if any."""
+    bare, full = encode(tokenizer, "a"), tokenizer.encode("a")
+    return full[0] if full and bare and full[0] != bare[0] else None
 
 
 def shorten(ids: Sequence[int], limit: int) -> list[int]:

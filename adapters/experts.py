@@ -41,6 +41,11 @@ class Expert:
     sha256: str
 
     @property
+    def is_classifier(self) -> bool:
+        """True if it was trained to label prompts (``t2 train dispatch``): it serves pass 1, and is no category of its own."""
+        return trained_on(self.card) == "dispatch"
+
+    @property
     def parameters(self) -> int:
         """How many numbers it has."""
         return sum(z.numel() for z in self.vectors.values())
@@ -109,6 +114,12 @@ def load_expert(path: str | Path) -> Expert:
     if form not in ("scale", "renormalised"):
         raise AdapterError(f"{path / CONFIG}: svf_form must be scale or renormalised; got {form!r}.")
     return Expert(path.resolve().name, path, vectors, form, config.get("base_fingerprint"), card, sha256)
+
+
+def trained_on(card: Mapping[str, Any]) -> str | None:
+    """Return the training task that a card names, if any."""
+    data = card.get("data")
+    return data.get("task") if isinstance(data, Mapping) else None
 
 
 def write_card(path: Path, card: Mapping[str, Any]) -> None:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from .errors import AdapterError
 
+BASE = "base"
+"""In a mixture: the unadapted weights (z = 1), as if they were an expert."""
+
 
 @dataclass(frozen=True)
 class Mixture:
     """Which experts, with which α; no expert at all is the base model.
 
     Attributes:
-        weights: (expert, α) pairs, sorted by name, no α of 0.
+        weights: (expert, α) pairs, sorted by name, no α of 0. The name ``base`` stands for z = 1.
 
     α that sum to 1 interpolate between experts. The sum is not forced: z' = Σ α_k z_k as the paper writes it, so a single expert at
     α = 0.5 halves every singular value.
@@ -35,7 +38,7 @@ class Mixture:
         """From name → α.
 
         Raises:
-            AdapterError: an α that is not a finite number, or none that is not 0.
+            AdapterError: an α that is not a finite number, none that is not 0, or ``base`` alone at another α than 1.
         """
         for name, alpha in weights.items():
             if not math.isfinite(alpha):
@@ -43,6 +46,10 @@ class Mixture:
         pairs = tuple(sorted((name, float(alpha)) for name, alpha in weights.items() if alpha != 0))
         if not pairs:
             raise AdapterError("A mixture needs an expert whose α is not 0; for the unadapted model use strategy=base.")
+        if len(pairs) == 1 and pairs[0][0] == BASE:
+            if pairs[0][1] != 1:
+                raise AdapterError(f"The base weights alone cannot have α = {pairs[0][1]:g}; for the unadapted model use strategy=base.")
+            return cls()
         return cls(pairs)
 
     @classmethod
@@ -63,6 +70,11 @@ class Mixture:
                 raise AdapterError(f"The mixture {text!r} {'names ' + repr(name) + ' twice' if name else 'has a part without a name'}.")
             weights[name] = value
         return cls.of(weights)
+
+    @property
+    def experts(self) -> list[str]:
+        """Names of its experts, without ``base``."""
+        return [name for name, _ in self.weights if name != BASE]
 
     @property
     def is_base(self) -> bool:

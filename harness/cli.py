@@ -126,6 +126,30 @@ def _study(argv: Sequence[str]) -> int:
     return 0
 
 
+def _probe(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="t2 probe",
+        description="Train a probe for dispatch=probe from prompts of train splits: code, math, reasoning, and categories of your own.",
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="Hugging Face name or folder (default: the default model)")
+    where = "folder to write; called `probe` and beside the experts it is found by itself"
+    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help=where)
+    parser.add_argument("--prompts", metavar="NAME=FILE", action="append", default=[], help="prompts of an expert of yours, one a line")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of prompts and their split (default: 0)")
+    args = parser.parse_args(argv)
+    extra = {}
+    for pair in args.prompts:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            raise T2Error(f"--prompts {pair} is not of the form NAME=FILE, e.g. law=law-prompts.txt.")
+        extra[name] = Path(path)
+    from ..baselines.probe import train_probe
+
+    _print_card(train_probe(args.model, args.output, extra, args.seed))
+    print(f"Wrote {args.output}", file=sys.stderr)
+    return 0
+
+
 def _curves(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="t2 curves", description="Draw the learning curves of runs of `t2 train` into one picture.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or that of a trained adapter")
@@ -188,6 +212,7 @@ COMMANDS = {
     "experts": Command("list | show NAME | check PATH | spectrum", _experts),
     "train": Command("CONFIG [key=value ...]: train an expert, or a baseline", _train),
     "study": Command("STUDY: methods x seeds, each scored on the test set", _study),
+    "probe": Command("[MODEL] -o FOLDER: train the probe of dispatch=probe", _probe),
     "curves": Command("RUN ...: picture of learning curves", _curves),
     "score-code": Command("FILE: judge generated programs in the sandbox", _score_code),
     "report": Command("RUNS ...: tables from lm-eval result files", _report),

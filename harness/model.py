@@ -2,39 +2,36 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
 from importlib.metadata import version
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lm_eval.models import huggingface
 from tqdm import tqdm
 
 from ..adapters.bank import ExpertBank
-from ..adapters.dispatch import Decision, Dispatcher
+from ..adapters.classifier import with_classifier
+from ..adapters.dispatch_forms import Decision, Form, Setup, make_form
+from ..adapters.dispatch_prompt import OTHERS, Category, categories
 from ..adapters.dispatch_prompt import VERSION as PROMPT_VERSION
 from ..adapters.errors import AdapterError
 from ..adapters.mixture import Mixture
 from ..adapters.output_head import read_contiguous_rows
+from ..adapters.probe import FOLDER as PROBE_FOLDER
+from ..adapters.probe import WEIGHTS as PROBE_WEIGHTS
 from . import plain_errors, results
 from .cache_key import model_fingerprint
-from .strategy import (
-    ModelArgumentError,
-    Strategy,
-    check_dispatch,
-    check_model_args,
-    check_names,
-    parse_experts,
-    parse_flag,
-    parse_strategy,
-)
+from .dispatch_args import CHOOSERS, dispatch_plan, folder_for
+from .strategy import ModelArgumentError, Strategy, check_model_args, check_names, parse_experts, parse_strategy
 from .two_pass import TwoPass
 
 log = logging.getLogger("t2")
 
 HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
 
-OWN = ("pretrained", "strategy", "dispatch", "calibrate", "experts")
+OWN = ("pretrained", "strategy", "experts", "classifier", "probe", "dispatch", "calibrate", "votes", "mix", "mix_step", "abstain")
 # What changes the weights beside the experts: these were trained on the plain base model
 _OTHER_WEIGHTS = ("peft", "delta", "tp_plan")
 
@@ -44,10 +41,11 @@ class T2LM(TwoPass, HFLM):
 
     Args:
         pretrained: as for `hf`; None for the default model, fetched if need be.
-        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…`` or ``prompt``.
-        dispatch: form of pass 1, ``score`` or ``generate``.
-        calibrate: take out, under ``score``, how much the model likes a category whatever is asked.
+        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…``, ``prompt`` or ``cls``.
         experts: folders of one's own experts instead of the shipped ones, see `parse_experts`.
+        classifier: folder of the classifier expert, for ``cls``; None: the one among the experts, else the shipped one.
+        probe: folder of the probe, for ``dispatch=probe``; None: the one beside the experts, else the shipped one.
+        dispatch, calibrate, votes, mix, mix_step, abstain: of pass 1, see `dispatch_plan`.
         device: as for `hf`; None for the accelerator if there is one, else the CPU.
         kwargs: what `hf` takes, and `strategy.PASSED_ON`.
 
@@ -61,17 +59,27 @@ class T2LM(TwoPass, HFLM):
         pretrained: Any = None,
         *,
         strategy: str = "prompt",
-        dispatch: str = "score",
-        calibrate: bool | str = True,
         experts: str | PathLike[str] | Sequence[str] | Mapping[str, Any] | None = None,
+        classifier: str | PathLike[str] | None = None,
+        probe: str | PathLike[str] | None = None,
+        dispatch: str = "score",
+        calibrate: bool | str | None = None,
+        votes: int | str | None = None,
+        mix: str = "hard",
+        mix_step: float | str | None = None,
+        abstain: float | str | None = None,
         device: str | None = None,
         **kwargs: Any,
     ) -> None:
         plain_errors.install()
         check_model_args(HFLM, OWN, kwargs)
         plan = parse_strategy(strategy)
-        self.dispatch_form: Literal["score", "generate"] = check_dispatch(dispatch)
-        self.calibrate = parse_flag("calibrate", calibrate)
+        self.dispatch_plan = dispatch_plan(dispatch, calibrate, votes, mix, mix_step, abstain)
+        self.calibrate = plan.kind != "cls" if self.dispatch_plan.calibrate is None else self.dispatch_plan.calibrate
+        if plan.kind == "cls" and self.dispatch_plan.form not in CHOOSERS:
+            raise ModelArgumentError(f"strategy=cls asks a classifier expert, by dispatch={' or '.join(CHOOSERS)}; got {dispatch}.")
+        self._classifier = folder_for("classifier", classifier, plan.kind == "cls", "strategy=cls")
+        self._probe = folder_for("probe", probe, self.dispatch_plan.form == "probe", "dispatch=probe")
         paths = parse_experts(experts)
         check_names(plan, paths)
         if not plan.is_base and (others := [name for name in _OTHER_WEIGHTS if kwargs.get(name)]):
@@ -87,12 +95,13 @@ class T2LM(TwoPass, HFLM):
         read_contiguous_rows(self.model)
         self._lengths: dict[int, int] = {}
         self._largest_batch: int | None = None
-        self._dispatcher: Dispatcher | None = None
+        self._form: Form | None = None
         self._fingerprint: str | None = None
         self.bank: ExpertBank | None = None
+        self._options: tuple[Category, ...] = ()
         if paths is not None or not plan.is_base:
             plan = self._load_bank(plan, paths)
-        self.two_pass_setup(plan)
+        self.two_pass_setup(plan, self.dispatch_plan.votes)
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
         """Load the experts; return the strategy that they allow."""
@@ -102,14 +111,17 @@ class T2LM(TwoPass, HFLM):
         try:
             self.bank = ExpertBank.load(self.model, base, paths)
             self.bank.check(plan.mixture)
-            self._prepare([name for name, _ in plan.mixture.weights] or self.bank.names)
-            if plan.kind == "prompt" and self.bank.names:
-                self._dispatcher = Dispatcher(
-                    self.model, self.tokenizer, self.bank.experts, self.dispatch_form, self.calibrate, self.max_length
-                )
+            if plan.kind == "cls":
+                self.bank, name = with_classifier(self.model, self.bank, self._classifier)
+                plan = replace(plan, first=Mixture.single(name))
+            experts = {n: e for n, e in self.bank.experts.items() if not e.is_classifier and n not in plan.first.experts}
+            self._options = categories(experts)
+            self._prepare([*(plan.mixture.experts or experts), *plan.first.experts])
+            if plan.kind != "fixed" and (experts or plan.kind == "cls"):
+                self._form = self._make_form(plan, experts, paths)
         except AdapterError as error:
             raise ModelArgumentError(f"strategy={plan}: {error}") from error
-        if plan.kind == "prompt" and not self.bank.names:
+        if plan.kind == "prompt" and not experts:
             log.warning(
                 "No expert fits %s: strategy=prompt acts as strategy=base. Train experts for it (docs/training.md) and name their folder "
                 "with experts=<folder>.",
@@ -117,6 +129,12 @@ class T2LM(TwoPass, HFLM):
             )
             return Strategy("fixed")
         return plan
+
+    def _make_form(self, plan: Strategy, experts: Mapping[str, Any], paths: Mapping[str, Any] | None) -> Form:
+        beside = [path.parent / PROBE_FOLDER for path in (paths or {}).values()]
+        probe = self._probe or next((folder for folder in beside if (folder / PROBE_WEIGHTS).is_file()), None)
+        setup = Setup(self.model, self.tokenizer, experts, self.max_length, self.calibrate, plan.kind == "cls", probe)
+        return make_form(self.dispatch_plan.form, setup)
 
     def _prepare(self, names: Sequence[str]) -> None:
         """Compute the bases of these experts' matrices, or read them from disk, before any pass is timed."""
@@ -136,11 +154,22 @@ class T2LM(TwoPass, HFLM):
 
     def dispatch(self, contexts: Sequence[str]) -> list[Decision]:
         """See `TwoPass`."""
-        assert self._dispatcher is not None  # noqa: S101 - only strategy=prompt comes here, and it has one
+        assert self._form is not None  # noqa: S101 - only strategies with a pass 1 come here, and they have one
         size = None if str(self.batch_size).startswith("auto") else int(self.batch_size)
         half = self.mixed_precision_dtype
         with torch.autocast(device_type=self.device.type, dtype=half, enabled=half is not None):
-            return self._dispatcher.decide(contexts, size, progress=self.rank == 0)
+            found = self._form.decide(contexts, size, progress=self.rank == 0)
+        self._check_decisions(found, len(contexts))
+        return [self.dispatch_plan.settle(decision) for decision in found]
+
+    def _check_decisions(self, found: Sequence[Decision], asked: int) -> None:
+        """A form may be the user's own; what it says is checked before any weights follow it."""
+        assert self.bank is not None  # noqa: S101 - as above
+        known = {*self.bank.names, OTHERS}
+        if len(found) != asked:
+            raise ModelArgumentError(f"dispatch={self.dispatch_plan.form} decided {len(found)} of {asked} prompts; it has to decide each.")
+        if wrong := {name for d in found for name in (d.category, *(d.scores or ())) if name not in known}:
+            raise ModelArgumentError(f"dispatch={self.dispatch_plan.form} named {', '.join(sorted(map(repr, wrong)))}, which no expert is.")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """See `TwoPass`; what lm-eval has just tokenised is not tokenised again."""
@@ -152,12 +181,19 @@ class T2LM(TwoPass, HFLM):
 
     def run_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""
-        passes = self.strategy.kind == "prompt"
+        passes = self.strategy.kind != "fixed"
+        used = {
+            name: expert.sha256
+            for name, expert in sorted(self.bank.experts.items() if self.bank else ())
+            if not expert.is_classifier or name in {*self.strategy.mixture.experts, *self.strategy.first.experts}
+        }
+        probe = getattr(self._form, "probe", None)
         return {
-            "dispatch": self.dispatch_form if passes else None,
-            "calibrate": self.calibrate if passes and self.dispatch_form == "score" else None,
-            "experts": {name: expert.sha256 for name, expert in sorted(self.bank.experts.items())} if self.bank else {},
-            "parameters": {name: expert.parameters for name, expert in sorted(self.bank.experts.items())} if self.bank else {},
+            "dispatch": str(self.dispatch_plan) if passes else None,
+            "calibrate": self.calibrate if passes and self.dispatch_plan.form == "score" else None,
+            "probe": getattr(probe, "sha256", None) if passes else None,
+            "experts": used,
+            "parameters": {name: self.bank.experts[name].parameters for name in used} if self.bank else {},
             "base": self.fingerprint,
         }
 
@@ -166,12 +202,13 @@ class T2LM(TwoPass, HFLM):
         run = self.run_facts()
         del run["parameters"]  # the hashes say all
         if self.strategy.kind == "fixed":
-            wanted = {name for name, _ in self.strategy.mixture.weights}
+            wanted = set(self.strategy.mixture.experts)
             run["experts"] = {name: sha for name, sha in run["experts"].items() if name in wanted}
         return {
             **run,
             "strategy": [self.strategy.kind, *self.strategy.mixture.weights],
-            "prompt": PROMPT_VERSION if self.strategy.kind == "prompt" else None,
+            "first": self.strategy.first.weights,
+            "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,
             "class": type(self).__name__,
             "dtype": str(self.model.dtype),
             "attention": getattr(self.model.config, "_attn_implementation", None),

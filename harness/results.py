@@ -6,7 +6,8 @@ lm-eval has a seam for facts about a model (`LM.get_model_info`, merged into ``c
 
 import functools
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -34,6 +35,7 @@ def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         facts = model.end_run()  # type: ignore[union-attr]
         if results is not None and facts is not None:
             facts["sandbox"] = _sandbox()
+            facts["confusion"] = _confusion(facts["passes"], results.get("configs", {}))
             results["t2"] = facts
             for samples in results.get("samples", {}).values():
                 for sample in samples:
@@ -42,6 +44,16 @@ def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
 
     evaluate_with_t2._t2 = True  # type: ignore[attr-defined]
     return evaluate_with_t2
+
+
+def _confusion(passes: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, dict[str, int]] | None:
+    """Return expert that a task is for (``t2_domain`` in its metadata) → category that pass 1 chose → documents; None if there are none."""
+    table: dict[str, Counter[str]] = {}
+    for task, cost in passes.items():
+        domain = ((configs.get(task) or {}).get("metadata") or {}).get("t2_domain")
+        if domain and cost["categories"]:
+            table.setdefault(str(domain), Counter()).update(cost["categories"])
+    return {domain: dict(sorted(table[domain].items())) for domain in sorted(table)} or None
 
 
 def _named(log_args: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,8 +13,7 @@ from ..adapters.experts import find_experts, shipped
 from ..adapters.mixture import Mixture
 from .errors import T2Error, nearest
 
-STRATEGIES = ("base", "expert:<name>", "mix:<name>=<alpha>+…", "prompt")
-DISPATCH = ("score", "generate")
+STRATEGIES = ("base", "expert:<name>", "mix:<name>=<alpha>+…", "prompt", "cls")
 
 PASSED_ON = frozenset(
     {
@@ -36,12 +35,15 @@ class Strategy:
     """How the weights of pass 2 are found.
 
     Attributes:
-        kind: ``fixed`` (one mixture for all prompts; base and single experts are mixtures too) or ``prompt`` (pass 1 chooses).
+        kind: ``fixed`` (one mixture for all prompts; base and single experts are mixtures too), ``prompt`` (pass 1 chooses, with the
+            base weights) or ``cls`` (it does with a classifier expert's).
         mixture: of ``fixed``.
+        first: the weights of pass 1.
     """
 
-    kind: Literal["fixed", "prompt"]
+    kind: Literal["fixed", "prompt", "cls"]
     mixture: Mixture = field(default_factory=Mixture.base)
+    first: Mixture = field(default_factory=Mixture.base)
 
     @property
     def is_base(self) -> bool:
@@ -49,14 +51,14 @@ class Strategy:
         return self.kind == "fixed" and self.mixture.is_base
 
     def __str__(self) -> str:
-        if self.kind == "prompt" or self.is_base:
-            return "prompt" if self.kind == "prompt" else "base"
+        if self.kind != "fixed" or self.is_base:
+            return "base" if self.kind == "fixed" else self.kind
         names = str(self.mixture)
         return f"mix:{names}" if "=" in names else f"expert:{names}"
 
 
 def parse_strategy(text: Any) -> Strategy:
-    """Read ``base | expert:<name> | mix:<name>=<alpha>+… | prompt``.
+    """Read ``base | expert:<name> | mix:<name>=<alpha>+… | prompt | cls``.
 
     Raises:
         ModelArgumentError: none of these; the nearest one is suggested.
@@ -64,8 +66,8 @@ def parse_strategy(text: Any) -> Strategy:
     kind, colon, rest = str(text).strip().partition(":")
     kind, rest = kind.strip().lower(), rest.strip()
     try:
-        if kind in ("base", "prompt") and not colon:
-            return Strategy("fixed") if kind == "base" else Strategy("prompt")
+        if kind in ("base", "prompt", "cls") and not colon:
+            return Strategy("fixed" if kind == "base" else kind)
         if kind == "expert" and rest and "=" not in rest and "+" not in rest:
             return Strategy("fixed", Mixture.single(rest))
         if kind == "mix" and rest:
@@ -75,7 +77,7 @@ def parse_strategy(text: Any) -> Strategy:
     if kind in ("expert", "mix"):
         form = STRATEGIES[1 if kind == "expert" else 2]
         raise ModelArgumentError(f"strategy={text} is not of the form {form}, e.g. expert:math or mix:math=0.5+code=0.5.")
-    close = difflib.get_close_matches(kind, ["base", "expert", "mix", "prompt"], n=1)
+    close = difflib.get_close_matches(kind, ["base", "expert", "mix", "prompt", "cls"], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ModelArgumentError(f"Unknown strategy {str(text)!r}.{hint} It is one of: {', '.join(STRATEGIES)}.")
 
@@ -150,7 +152,7 @@ def check_names(strategy: Strategy, experts: Mapping[str, Path] | None) -> None:
         ModelArgumentError: an unknown name; the nearest one is suggested.
     """
     known = experts if experts is not None else shipped()
-    for name, _ in strategy.mixture.weights:
+    for name in strategy.mixture.experts:
         if name not in known:
             raise ModelArgumentError(f"strategy={strategy}: there is no expert {name!r}.{nearest(name, known)}")
 
@@ -165,15 +167,3 @@ def parse_flag(name: str, value: Any) -> bool:
     if (text := str(value).strip().lower()) not in known:
         raise ModelArgumentError(f"{name}={value} must be true or false.")
     return known[text]
-
-
-def check_dispatch(value: Any) -> Literal["score", "generate"]:
-    """Return `value` if it is a form of dispatch.
-
-    Raises:
-        ModelArgumentError: it is not; the nearest one is suggested.
-    """
-    text = str(value).strip().lower()
-    if text == "score" or text == "generate":
-        return text
-    raise ModelArgumentError(f"Unknown dispatch {str(value)!r}.{nearest(text, DISPATCH)}")

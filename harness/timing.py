@@ -31,11 +31,20 @@ class PassCost(TypedDict):
 
 
 class TaskCost(TypedDict):
-    """Both passes over one task, and how often each mixture was chosen for its requests."""
+    """Both passes over one task.
+
+    Attributes:
+        pass1, pass2: what they cost.
+        chosen: mixture → documents that it answered.
+        categories: category → documents that pass 1 gave it; empty where none ran.
+        unreadable: documents among those of ``others`` because a reply named no category.
+    """
 
     pass1: PassCost
     pass2: PassCost
     chosen: dict[str, int]
+    categories: dict[str, int]
+    unreadable: int
 
 
 class T2Results(TypedDict):
@@ -44,12 +53,15 @@ class T2Results(TypedDict):
     Attributes:
         schema: of this dict; raised when a field changes its meaning.
         strategy: as in the model arguments.
-        dispatch: ``score`` or ``generate``; None where no pass 1 runs.
+        dispatch: form of pass 1 and its settings; None where no pass 1 runs.
         calibrate: whether scores were calibrated; None where no scores are taken.
         experts: name → sha256 of its weights file.
         parameters: name → how many trained numbers the expert has.
         base: fingerprint of the base model's weights.
+        probe: sha256 of the probe's weights file; None where none is used.
         passes: task → costs.
+        confusion: expert that tasks are for (``t2_domain`` in their metadata) → category → documents; None where no pass 1 ran or no
+            task says.
         sandbox: what generated code has run in since the process began; None where none ran.
         peak_memory: bytes, of the device that the model is on, or of this process where that is the CPU; None where it cannot be told.
     """
@@ -61,7 +73,9 @@ class T2Results(TypedDict):
     experts: dict[str, str]
     parameters: dict[str, int]
     base: str
+    probe: str | None
     passes: dict[str, TaskCost]
+    confusion: dict[str, dict[str, int]] | None
     sandbox: str | None
     peak_memory: int | None
 
@@ -98,14 +112,14 @@ class Costs:
 
     def task(self, name: str) -> TaskCost:
         """Return the costs of a task, zero at first."""
-        return self.tasks.setdefault(name, TaskCost(pass1=_nothing(), pass2=_nothing(), chosen={}))
+        return self.tasks.setdefault(name, TaskCost(pass1=_nothing(), pass2=_nothing(), chosen={}, categories={}, unreadable=0))
 
     def add(self, which: Pass, seconds: float, switches: int, prompts: Sequence[Share]) -> None:
         """Add one measured call; its switches count for the task of the first of `prompts`."""
         total = sum(p.weight for p in prompts)
         for p in prompts:
             cost = self.task(p.task)[which]
-            cost["seconds"] += seconds * p.weight / total
+            cost["seconds"] += seconds * (p.weight / total if total else 1 / len(prompts))
             cost["prompts"] += 1
             cost["tokens_in"] += p.tokens_in
             cost["tokens_out"] += p.tokens_out
@@ -116,6 +130,12 @@ class Costs:
         """Count one request of `task` answered by `mixture`."""
         chosen = self.task(task)["chosen"]
         chosen[mixture] = chosen.get(mixture, 0) + 1
+
+    def label(self, task: str, category: str, readable: bool) -> None:
+        """Count one document of `task` that pass 1 gave a category."""
+        cost = self.task(task)
+        cost["categories"][category] = cost["categories"].get(category, 0) + 1
+        cost["unreadable"] += not readable
 
     @classmethod
     def merged(cls, ranks: Sequence[Mapping[str, TaskCost]]) -> "Costs":
@@ -129,7 +149,9 @@ class Costs:
                     all_["seconds"] = max(all_["seconds"], one["seconds"])
                     for key in ("prompts", "tokens_in", "tokens_out", "switches"):
                         all_[key] += one[key]
-                total["chosen"] = dict(sorted((Counter(total["chosen"]) + Counter(cost["chosen"])).items()))
+                for key in ("chosen", "categories"):
+                    total[key] = dict(sorted((Counter(total[key]) + Counter(cost[key])).items()))
+                total["unreadable"] += cost["unreadable"]
         return joined
 
 

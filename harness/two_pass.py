@@ -4,16 +4,16 @@ Which weights answer a request depends on its context alone, so decisions are ke
 the answers' mixtures again for the logged samples, and to store them beside cached answers.
 """
 
-import json
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..adapters.dispatch import Decision
+from ..adapters.dispatch_forms import Decision
 from ..adapters.mixture import Mixture
+from . import task_vote
 from .cache_key import open_table, table_entry
 from .strategy import Strategy
 from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, peak_memory, shares
@@ -39,7 +39,7 @@ class TwoPass:
         raise NotImplementedError
 
     def dispatch(self, contexts: Sequence[str]) -> list[Decision]:
-        """Pass 1 for distinct contexts; the model has its base weights."""
+        """Pass 1 for distinct contexts; the model has the strategy's weights of pass 1."""
         raise NotImplementedError
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -47,7 +47,7 @@ class TwoPass:
         raise NotImplementedError
 
     def run_facts(self) -> dict[str, Any]:
-        """Return ``experts`` (name → sha256), ``parameters`` (name → count), ``base`` (fingerprint), ``dispatch`` and ``calibrate``."""
+        """Return ``experts`` (name → sha256), ``parameters`` (name → count), ``base`` (fingerprint), ``dispatch``, ``calibrate``, ``probe``."""
         raise NotImplementedError
 
     def cache_facts(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TwoPass:
         return self._answer("loglikelihood", super().loglikelihood, requests, disable_tqdm)  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
-        """Score whole texts. Under ``strategy=prompt`` the base weights do: there is no prompt, only the text that is scored."""
+        """Score whole texts. Where pass 1 chooses, the base weights do: there is no prompt, only the text that is scored."""
         return self._answer("loglikelihood_rolling", super().loglikelihood_rolling, requests, disable_tqdm)  # type: ignore[misc]
 
     def set_cache_hook(self, cache_hook: "CacheHook") -> None:
@@ -76,15 +76,21 @@ class TwoPass:
 
     # ---- one evaluation, called by `results.py`
 
-    def two_pass_setup(self, strategy: Strategy) -> None:
-        """Take up a strategy; everything that was remembered is forgotten."""
-        self.strategy = strategy
+    def two_pass_setup(self, strategy: Strategy, votes: int | None = None) -> None:
+        """Take up a strategy; everything that was remembered is forgotten.
+
+        Args:
+            strategy: how weights are found.
+            votes: how many prompts decide for their whole task (``dispatch=task``); None: every prompt for itself.
+        """
+        self.strategy, self.votes = strategy, votes
         self.begin_run()
 
     def begin_run(self) -> None:
         """Forget the decisions and costs of an earlier evaluation."""
         self.costs = Costs()
         self.decisions: dict[str, Decision] = {}
+        self.settled: dict[str, Decision] = {}
         self._counted: set[tuple[str, Any, str]] = set()
 
     def end_run(self) -> T2Results | None:
@@ -99,6 +105,7 @@ class TwoPass:
             strategy=str(self.strategy),
             **self.run_facts(),
             passes=Costs.merged([costs for costs, _ in parts]).tasks,
+            confusion=None,
             sandbox=None,
             peak_memory=peak_memory(self.device),  # type: ignore[attr-defined]
         )
@@ -111,7 +118,7 @@ class TwoPass:
 
         Returns:
             ``mixture`` (a list where the document's requests had different ones; None where it is not known), and, where pass 1 ran, what
-            it found for the first request: ``category`` and ``scores`` or ``reply``.
+            it found for the first request: ``category`` and ``scores`` or ``reply``, and whether it abstained.
         """
         texts = [str(args[0]) if len(args) > 1 else "" for args in arguments]
         if self.strategy.kind == "fixed":
@@ -126,6 +133,8 @@ class TwoPass:
                 facts["scores"] = {name: round(p, 4) for name, p in first.scores.items()}
             if first.reply is not None:
                 facts["reply"] = first.reply
+            if first.abstained:
+                facts["abstained"] = True
         return facts
 
     # ---- the passes
@@ -167,7 +176,9 @@ class TwoPass:
             contexts = [str(r.args[0]) for r in requests]
             new = {c: _task(r) for c, r in reversed(list(zip(contexts, requests, strict=True))) if c and self._known(c) is None}
             self._pass_one([c for c in dict.fromkeys(contexts) if c in new], new)
-            mixtures = [(self.decisions[c] if c else _NO_PROMPT).mixture for c in contexts]
+            decided = [self.decisions[c] if c else _NO_PROMPT for c in contexts]
+            mixtures = [d.mixture for d in decided]
+            self._label(kind, requests, decided)
         for i, (request, mixture) in enumerate(zip(requests, mixtures, strict=True)):
             task, doc = _task(request), request.doc_id if request.doc_id is not None else (kind, i)
             if (task, doc, str(mixture)) not in self._counted:
@@ -175,21 +186,57 @@ class TwoPass:
                 self.costs.choose(task, str(mixture))
         return mixtures
 
+    def _label(self, kind: str, requests: "list[Instance]", decided: list[Decision]) -> None:
+        """Count each document's category once, for the confusion matrix."""
+        for i, (request, decision) in enumerate(zip(requests, decided, strict=True)):
+            doc = request.doc_id if request.doc_id is not None else (kind, i)
+            if decision is not _NO_PROMPT and (_task(request), doc, "") not in self._counted:
+                self._counted.add((_task(request), doc, ""))
+                self.costs.label(_task(request), decision.category, decision.readable)
+
     def _pass_one(self, contexts: list[str], tasks: dict[str, str]) -> None:
-        if not contexts:
-            return
-        with Stopwatch(self.device).running() as watch:  # type: ignore[attr-defined]
-            switched = self.apply_mixture(Mixture.base())
-            found = self.dispatch(contexts)
-        told = [Share(tasks[c], d.tokens_in, d.tokens_out, d.tokens_in + d.tokens_out) for c, d in zip(contexts, found, strict=True)]
-        self.costs.add("pass1", watch.seconds, int(switched), told)
         store = getattr(self.cache_hook, "dbdict", None)  # type: ignore[attr-defined]
+        found = self._by_task(contexts, tasks, store) if self.votes else self._label_contexts(contexts, tasks)
         for context, decision in zip(contexts, found, strict=True):
             self.decisions[context] = decision
             if store is not None:
-                store[table_entry(context)] = json.dumps(asdict(decision))
+                store[table_entry(context)] = task_vote.to_json(decision)
+
+    def _by_task(self, contexts: list[str], tasks: dict[str, str], store: Any) -> list[Decision]:
+        """Let the first prompts of each new task decide for all of it; every process comes here and gets the same."""
+        for task in set(tasks.values()) - set(self.settled):
+            if store is not None and (kept := store.get(table_entry(f"task {task}"))) is not None:
+                self.settled[task] = task_vote.from_json(kept)
+        asked = task_vote.voters(contexts, tasks, self.settled, math.ceil((self.votes or 1) / self.world_size))  # type: ignore[attr-defined]
+        own = dict(zip(asked, self._label_contexts(asked, tasks), strict=True))
+        votes = task_vote.pooled({tasks[c]: [decision]} for c, decision in own.items())
+        everyone: list[Any] = [(self.settled, votes)]
+        if self.world_size > 1:  # type: ignore[attr-defined]
+            everyone = [None] * self.world_size  # type: ignore[attr-defined]
+            torch.distributed.all_gather_object(everyone, (self.settled, votes))
+        for settled, _ in reversed(everyone):
+            self.settled.update(settled)
+        for task, cast in task_vote.pooled(votes for _, votes in everyone).items():
+            if task not in self.settled:
+                self.settled[task] = task_vote.verdict(cast)
+                log.info("Pass 1: %d prompts of %s decided for %s", len(cast), task, self.settled[task].mixture)
+        if store is not None:
+            for task in set(tasks.values()):
+                store[table_entry(f"task {task}")] = task_vote.to_json(self.settled[task])
+        return [task_vote.follow(own.get(c), self.settled[tasks[c]]) for c in contexts]
+
+    def _label_contexts(self, contexts: list[str], tasks: dict[str, str]) -> list[Decision]:
+        """Run pass 1 and count what it cost."""
+        if not contexts:
+            return []
+        with Stopwatch(self.device).running() as watch:  # type: ignore[attr-defined]
+            switched = self.apply_mixture(self.strategy.first)
+            found = self.dispatch(contexts)
+        told = [Share(tasks[c], d.tokens_in, d.tokens_out, d.tokens_in + d.tokens_out) for c, d in zip(contexts, found, strict=True)]
+        self.costs.add("pass1", watch.seconds, int(switched), told)
         if unread := sum(not d.readable for d in found):
-            log.warning("Pass 1: %d of %d replies named no category; the base weights answer those prompts.", unread, len(found))
+            log.warning("Pass 1: %d of %d replies named no category and count as others.", unread, len(found))
+        return found
 
     def _known(self, context: str) -> Decision | None:
         """Return the decision for a context, from this run or from the answer cache."""
@@ -197,7 +244,7 @@ class TwoPass:
             store = getattr(self.cache_hook, "dbdict", None)  # type: ignore[attr-defined]
             if store is None or (kept := store.get(table_entry(context))) is None:
                 return None
-            self.decisions[context] = Decision(**json.loads(kept))
+            self.decisions[context] = task_vote.from_json(kept)
         return self.decisions[context]
 
     def _ask(

@@ -57,7 +57,7 @@ def _describe(row: Row) -> str:
     words = [run.model]
     if run.t2:
         words = ["t2", run.t2.strategy]
-        if run.t2.dispatch and run.t2.strategy == "prompt":
+        if run.t2.dispatch and run.t2.strategy in ("prompt", "cls"):
             words.append(f"({run.t2.dispatch})")
     if row.model:
         words.append(short_name(row.model))

@@ -1,6 +1,7 @@
 """A whole model in a folder, small enough for any test: a byte-level tokenizer, a random Llama, experts that visibly change it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -55,7 +56,7 @@ def save(folder: Path, template: str | None = CHATML, seed: int = 1, dtype: torc
     return folder
 
 
-def save_expert(folder: Path, seed: int, base: Path, strength: float = 0.5, **card: str) -> Path:
+def save_expert(folder: Path, seed: int, base: Path, strength: float = 0.5, **card: Any) -> Path:
     """Write an expert for the model in `base`: z = 1 + noise on every linear matrix."""
     config = SvfConfig(target_modules="all-linear", task_type="CAUSAL_LM")
     peft = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)

@@ -177,8 +177,9 @@ def test_results_and_samples_tell_the_mixture(world, monkeypatch):
         {"log_samples": False, "limit": 2},
         {"args": {"dispatch": "generate"}, "limit": 2},
         {"args": {"strategy": "mix:math=0.5+code=0.5"}, "limit": 2},
+        {"args": {"mix": "soft", "abstain": 0.1}, "limit": 2},
     ],
-    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix"],
+    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix", "soft"],
 )
 def test_lm_evals_options_work(world, options):
     found = evaluate(world, **options)
@@ -239,6 +240,13 @@ def test_unknown_arguments_strategies_and_experts(world):
         ({"stratgy": "base"}, "Unknown model argument of t2: 'stratgy' (did you mean 'strategy'?)"),
         ({"strategy": "promt"}, "Did you mean 'prompt'"),
         ({"dispatch": "scores"}, "Did you mean 'score'"),
+        ({"strategy": "cls"}, "Train one with `t2 train dispatch`"),
+        ({"strategy": "cls", "dispatch": "probe"}, "strategy=cls asks a classifier expert, by dispatch=score or generate; got probe"),
+        ({"strategy": "cls", "classifier": f"{world.experts}"}, "holds 3 experts"),
+        ({"classifier": world.experts}, "goes with strategy=cls"),
+        ({"probe": world.experts}, "goes with dispatch=probe"),
+        ({"dispatch": "probe"}, "The probe "),
+        ({"dispatch": "probe", "probe": world.experts}, "is not the folder of a probe"),
         ({"strategy": "expert:mth"}, "Did you mean 'math'"),
         ({"strategy": "mix:math=0.5+cod=0.5"}, "Did you mean 'code'"),
         ({"calibrate": "perhaps"}, "must be true or false"),
@@ -271,6 +279,89 @@ def test_more_experts_are_more_categories(world, tmp_path):
     lm = T2LM(world.base, experts={"law": tmp_path / "law", "math": f"{world.experts}/math"}, batch_size=4)
     lm.generate_until(questions())
     assert set(next(iter(lm.decisions.values())).scores) == {"math", "law", "others"}
+
+
+@pytest.fixture(scope="module")
+def classifier(world):
+    return tiny.save_expert(world.root / "dispatch", 11, Path(world.base), data={"task": "dispatch"})
+
+
+def test_a_classifier_chooses_and_the_experts_answer(world, classifier):
+    from t2.adapters.dispatch import Dispatcher
+
+    lm = load(world, "cls", classifier=str(classifier), batch_size=1)
+    answers = lm.generate_until(questions())
+    assert lm.bank.current.is_base and "dispatch" in lm.run_facts()["experts"] and lm.run_facts()["calibrate"] is False
+    # by hand: the classifier merged into a model of its own, asked in the user's turn
+    merged = HFLM(world.base, peft=str(classifier), device="cpu")
+    experts = dict.fromkeys(("code", "math", "reasoning"))
+    asked = Dispatcher(merged.model, merged.tokenizer, experts, "score", False, lm.max_length, classifier=True).decide(WORDS)
+    found = [lm.decisions[text] for text in WORDS]
+    assert [d.category for d in found] == [d.category for d in asked]
+    for one, two in zip(found, asked, strict=True):
+        assert list(one.scores) == ["code", "math", "reasoning", "others"] and one.scores == pytest.approx(two.scores, abs=1e-4)
+    base = load(world, "prompt", calibrate=False, batch_size=1).dispatch(WORDS)
+    assert any(abs(a.scores["math"] - b.scores["math"]) > 0.01 for a, b in zip(found, base, strict=True))  # the classifier does matter
+    for i, decision in enumerate(found):
+        alone = load(world, "base" if decision.category == "others" else f"expert:{decision.category}", batch_size=1)
+        assert alone.generate_until([questions()[i]]) == [answers[i]]
+
+
+def test_a_classifier_among_the_experts_is_no_category(world, classifier, tmp_path):
+    folders = {**{name: f"{world.experts}/{name}" for name in ("math", "code")}, "dispatch": str(classifier)}
+    lm = T2LM(world.base, experts=folders, batch_size=4)
+    lm.generate_until(questions(WORDS[:2]))
+    assert set(lm.decisions[WORDS[0]].scores) == {"math", "code", "others"} and sorted(lm.run_facts()["experts"]) == ["code", "math"]
+    found = T2LM(world.base, strategy="cls", experts=folders, batch_size=4)
+    assert found.strategy.first.experts == ["dispatch"] and str(found.strategy) == "cls"
+    with pytest.raises(T2Error, match="its card says that it was trained on gsm8k"):
+        other = tiny.save_expert(tmp_path / "other", 3, Path(world.base), data={"task": "gsm8k"})
+        load(world, "cls", classifier=str(other))
+    with pytest.raises(T2Error, match=r"does not fit: .*fingerprint.* `t2 train dispatch`"):
+        stranger = tiny.save(tmp_path / "stranger", seed=2)
+        load(world, "cls", classifier=str(tiny.save_expert(tmp_path / "z", 3, stranger, data={"task": "dispatch"})))
+
+
+def test_a_soft_mixture_answers_like_the_mixture_of_its_name(world):
+    lm = load(world, mix="soft", mix_step=0.5, batch_size=1)
+    answers = lm.generate_until(questions())
+    for i, text in enumerate(WORDS):
+        name = str(lm.decisions[text].mixture)
+        strategy = f"mix:{name}" if "=" in name else "base" if name == "base" else f"expert:{name}"
+        assert load(world, strategy, batch_size=1).generate_until([questions()[i]]) == [answers[i]], name
+    assert any("=" in str(d.mixture) for d in lm.decisions.values())
+    assert load(world, abstain=1).generate_until(questions()) == load(world, "base").generate_until(questions())
+    assert lm.run_facts()["dispatch"] == "score mix=soft mix_step=0.5"
+
+
+def test_a_form_of_ones_own_and_the_confusion_matrix_in_the_results(world, tmp_path):
+    task = (
+        GENERATE.format(data=world.root / "docs.jsonl").replace("tiny_generate", "tiny_math") + "metadata: {version: 1, t2_domain: math}\n"
+    )
+    (tmp_path / "math.yaml").write_text(task)
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    own = str(Path(__file__).parents[1] / "examples" / "keywords.py")
+    found = lm_eval.simple_evaluate(
+        model="t2",
+        model_args={"pretrained": world.base, "experts": world.experts, "dispatch": own},
+        tasks=["tiny_math"],
+        task_manager=manager,
+        batch_size=4,
+        bootstrap_iters=0,
+    )
+    facts = found["t2"]
+    assert facts["dispatch"].startswith("keywords@") and facts["confusion"] == {"math": {"math": 1, "others": 5}}
+    assert facts["passes"]["tiny_math"]["categories"] == {"math": 1, "others": 5} and facts["passes"]["tiny_math"]["unreadable"] == 0
+    assert facts["passes"]["tiny_math"]["chosen"] == {"base": 5, "math": 1}
+
+
+def test_what_a_form_of_ones_own_says_is_checked(world, tmp_path):
+    form = "from t2.adapters.dispatch_forms import Decision, register\n@register('own')\nclass Own:\n"
+    form += "    def __init__(self, setup): pass\n    def decide(self, contexts, batch_size=None, progress=False): return {}\n"
+    for says, answer in (("named 'law', which no expert is", "[Decision('law', 0) for c in contexts]"), ("decided 0 of 6 prompts", "[]")):
+        (tmp_path / "own.py").write_text(form.format(answer))
+        with pytest.raises(T2Error, match=says):
+            load(world, dispatch=str(tmp_path / "own.py")).generate_until(questions())
 
 
 def test_a_run_of_the_default_model_is_named_after_it(world):
@@ -325,6 +416,20 @@ def test_base_equals_hf_on_the_default_model(real):
     lm = T2LM(strategy="base", batch_size=3, device="cpu")
     assert lm.generate_until(asked) == expected and sum(map(bool, expected)) >= 4 and lm.pretrained == real
     assert lm.costs.task("t")["pass2"]["tokens_out"] > 6
+
+
+def test_the_shipped_probe_chooses_on_the_default_model(real):
+    asked = {
+        "Question: A farmer has 12 hens and buys 30 more. How many hens has he?\nAnswer:": "math",
+        'def area(radius: float) -> float:\n    """ Return the area of a circle.\n    >>> area(0)\n    0.0\n    """\n': "code",
+        "Question: Which gas do plants take from the air?\nA. oxygen\nB. carbon dioxide\nC. helium\nD. neon\nAnswer:": "reasoning",
+    }
+    lm = T2LM(dispatch="probe", device="cpu", batch_size=4)
+    ran = []
+    lm.model.lm_head.register_forward_pre_hook(lambda m, a: ran.append(m))
+    found = lm.dispatch(list(asked))
+    assert [d.category for d in found] == list(asked.values()) and ran == []
+    assert len(lm.run_facts()["probe"]) == 64 and lm.run_facts()["dispatch"] == "probe" and lm.run_facts()["calibrate"] is None
 
 
 def test_shared_beginning_equals_a_full_forward_pass_on_the_default_model(real):

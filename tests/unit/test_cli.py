@@ -33,7 +33,7 @@ def test_unknown_command_suggests_the_nearest():
     assert done.returncode == 2
     assert (
         done.stderr
-        == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: curves, doctor, experts, fetch, regress, report, score-code, study, train.\n"
+        == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: curves, doctor, experts, fetch, probe, regress, report, score-code, study, train.\n"
     )
 
 

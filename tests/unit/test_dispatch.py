@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from t2.adapters.dispatch import MAX_QUESTION, Decision, Dispatcher
+from t2.adapters.dispatch import MAX_QUESTION, Dispatcher
+from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
 from t2.adapters.dispatch_prompt import LEAD_IN, categories, instruction, parse_reply
 from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, shorten
 from t2.adapters.errors import AdapterError
@@ -71,9 +72,19 @@ def test_categories_follow_the_experts_that_are_there():
     found = categories({"law": law, "code": None, "plain_chat": None})
     assert [c.name for c in found] == ["code", "law", "plain_chat", "others"]
     assert found[1].description == "Questions about contracts."
+    own = SimpleNamespace(card={"description": "Olympiad geometry."})
+    assert categories({"math": own})[0].description == "Olympiad geometry."
     text = instruction(found)
     assert "one of four categories: 'code', 'law', 'plain_chat' or 'others'" in text and "2. Law: Questions about contracts." in text
     assert "Questions about plain chat." in text and "math" not in text.lower().replace("mathematical", "")
+
+
+def test_shipped_experts_are_asked_for_in_the_words_that_a_classifier_learns():
+    from t2.adapters.experts import load_expert, shipped
+    from t2.baselines.dispatch_task import OPTIONS
+
+    loaded = {name: load_expert(path) for name, path in shipped().items()}
+    assert categories({name: e for name, e in loaded.items() if not e.is_classifier}) == OPTIONS
 
 
 def test_others_means_the_base_weights():
@@ -218,5 +229,59 @@ def test_what_cannot_be_dispatched_is_refused(model):
         Dispatcher(model, tiny.tokenizer(), {})
     with pytest.raises(AdapterError, match="cannot be called 'others'"):
         Dispatcher(model, tiny.tokenizer(), {"others": None, "math": None})
-    with pytest.raises(AdapterError, match="Unknown dispatch 'scores'"):
-        Dispatcher(model, tiny.tokenizer(), EXPERTS, "scores")  # type: ignore[arg-type]
+
+
+def test_a_classifier_is_asked_as_it_was_trained():
+    from t2.baselines.dispatch_task import DISPATCH, OPTIONS
+    from t2.baselines.rollout import chat_prompts
+
+    for template in (tiny.CHATML, LLAMA3, MISTRAL):
+        tokenizer = tiny.tokenizer(template)
+        before, after = adaptation_prompt(tokenizer, OPTIONS, system_turn=False)
+        assert before + "What is 3 + 4?" + after == chat_prompts(tokenizer, [DISPATCH.prompt({"question": "What is 3 + 4?"})])[0]
+    before, _ = adaptation_prompt(tiny.tokenizer(), OPTIONS)
+    assert before != adaptation_prompt(tiny.tokenizer(), OPTIONS, system_turn=False)[0]
+
+
+def test_forms_by_name(model):
+    setup = Setup(model, tiny.tokenizer(), EXPERTS, max_length=4096, calibrate=False)
+    for name in ("score", "generate"):
+        made = make_form(name, setup).decide(QUESTIONS[:3])
+        assert made == Dispatcher(model, setup.tokenizer, EXPERTS, name, False, 4096).decide(QUESTIONS[:3])
+    assert form_names() == ["generate", "probe", "score"]
+    with pytest.raises(AdapterError, match=r"Unknown dispatch 'scores'. Did you mean 'score'\? It is one of generate, probe, score"):
+        make_form("scores", setup)
+
+
+KEYWORDS = Path(__file__).parents[1] / "examples" / "keywords.py"
+
+
+def test_a_form_of_ones_own_is_one_short_file_that_the_docs_show(model):
+    setup = Setup(model, tiny.tokenizer(), EXPERTS)
+    source = KEYWORDS.read_text()
+    assert len(source.splitlines()) < 60 and source in (KEYWORDS.parents[2] / "docs" / "model.md").read_text()
+    for _ in range(2):  # a second model in the same process
+        found = make_form(str(KEYWORDS), setup).decide(["Write a Python function.", "How many eggs? Solve it.", "Hello"])
+        assert [d.category for d in found] == ["code", "math", "others"] and found[0].scores == {"code": 1.0, "math": 0.0, "reasoning": 0.0}
+    assert form_names() == ["generate", "probe", "score"]
+    assert check_form(str(KEYWORDS)).startswith("keywords@") and len(check_form(str(KEYWORDS))) == len("keywords@") + 8
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("import nowhere_to_be_found", "failed: ModuleNotFoundError"),
+        ("x = (", "failed: SyntaxError"),
+        ("x = 1", "it registered 0"),
+        ("from t2.adapters.dispatch_forms import register\nfor n in 'ab':\n    register(n)(lambda setup, n=n: None)", "it registered 2"),
+    ],
+)
+def test_a_file_that_is_no_form_is_told(tmp_path, source, says):
+    file = tmp_path / "own.py"
+    file.write_text(source)
+    with pytest.raises(AdapterError, match=r"own.py") as caught:
+        make_form(str(file), Setup(None, None, EXPERTS))
+    assert says in str(caught.value)
+    assert form_names() == ["generate", "probe", "score"]
+    with pytest.raises(AdapterError, match="cannot be read: No such file"):
+        make_form(str(tmp_path / "none.py"), Setup(None, None, EXPERTS))

@@ -11,7 +11,6 @@ from t2.adapters.mixture import Mixture
 from t2.harness.errors import T2Error
 from t2.harness.strategy import (
     ModelArgumentError,
-    check_dispatch,
     check_model_args,
     check_names,
     parse_experts,
@@ -26,7 +25,9 @@ from t2.harness.strategy import (
         ("base", "fixed", Mixture.base(), "base"),
         ("prompt", "prompt", Mixture.base(), "prompt"),
         (" Prompt ", "prompt", Mixture.base(), "prompt"),
+        ("cls", "cls", Mixture.base(), "cls"),
         ("expert:math", "fixed", Mixture.single("math"), "expert:math"),
+        ("mix:base=0.5+math=0.5", "fixed", Mixture.of({"base": 0.5, "math": 0.5}), "mix:base=0.5+math=0.5"),
         ("mix:math=0.5+code=0.5", "fixed", Mixture.of({"code": 0.5, "math": 0.5}), "mix:code=0.5+math=0.5"),
         ("mix:math=0.5", "fixed", Mixture.of({"math": 0.5}), "mix:math=0.5"),
     ],
@@ -138,10 +139,7 @@ def test_an_unknown_expert_is_told_before_any_model_is_loaded(tmp_path):
     assert check_names(parse_strategy("prompt"), {}) is None
 
 
-def test_dispatch_and_flags():
-    assert check_dispatch("score") == "score" and check_dispatch("Generate") == "generate"
-    with pytest.raises(ModelArgumentError, match="Did you mean 'generate'"):
-        check_dispatch("generat")
+def test_flags():
     assert parse_flag("calibrate", "False") is False and parse_flag("calibrate", True) is True
     with pytest.raises(ModelArgumentError, match="calibrate=maybe must be true or false"):
         parse_flag("calibrate", "maybe")

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CachingLM
 
-from t2.adapters.dispatch import Decision
+from t2.adapters.dispatch_forms import Decision
 from t2.adapters.mixture import Mixture
+from t2.harness.results import _confusion
 from t2.harness.strategy import parse_strategy
+from t2.harness.task_vote import verdict
 from t2.harness.two_pass import TwoPass
 
 
@@ -43,11 +46,12 @@ class Host(LM):
 class Adapting(TwoPass, Host):
     """Dispatches a context to the category that is its first word."""
 
-    def __init__(self, strategy: str = "prompt", base: str = "b1") -> None:
+    def __init__(self, strategy: str = "prompt", base: str = "b1", votes: int | None = None) -> None:
         super().__init__()
         self.asked: list[str] = []
         self.base, self.switched = base, 0
-        self.two_pass_setup(parse_strategy(strategy))
+        plan = parse_strategy(strategy)
+        self.two_pass_setup(replace(plan, first=Mixture.single("z_c")) if plan.kind == "cls" else plan, votes)
 
     def apply_mixture(self, mixture: Mixture) -> bool:
         changed = mixture != self.weights
@@ -56,15 +60,16 @@ class Adapting(TwoPass, Host):
         return changed
 
     def dispatch(self, contexts: Sequence[str]) -> list[Decision]:
-        assert self.weights.is_base
+        assert self.weights == self.strategy.first
         self.asked += contexts
-        return [Decision(c.split()[0], len(c), scores={c.split()[0]: 1.0}) for c in contexts]
+        found = [Decision(c.split()[0], len(c), scores={c.split()[0]: 1.0}) for c in contexts]
+        return [replace(d, category="others", readable=False) if d.category == "mumble" else d for d in found]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(t) for t in texts]
 
     def run_facts(self) -> dict[str, Any]:
-        return {"experts": {}, "base": self.base, "dispatch": "score", "calibrate": True}
+        return {"experts": {}, "base": self.base, "dispatch": "score", "calibrate": True, "probe": None}
 
     def cache_facts(self) -> dict[str, Any]:
         return {**self.run_facts(), "strategy": str(self.strategy)}
@@ -180,6 +185,70 @@ def test_cached_answers_are_kept_apart_and_their_mixtures_are_remembered(tmp_pat
     cached.dbdict.close()
 
 
+def test_a_classifiers_weights_serve_pass_one_only():
+    lm = Adapting("cls")
+    assert lm.generate_until(generate("math 1", "others 2")) == ["math|math 1", "base|others 2"]
+    assert lm.calls == [("generate_until", "base", 1), ("generate_until", "math", 1)] and lm.weights.is_base
+    assert (lm.switched, lm.costs.task("t")["pass1"]["switches"], lm.costs.task("t")["pass2"]["switches"]) == (4, 1, 3)
+
+
+def test_the_first_prompts_of_a_task_decide_for_all_of_it():
+    lm = Adapting(votes=3)
+    texts = ["math 1", "code 2", "math 3", "code 4", "code 5", "math 6"]
+    assert lm.generate_until(generate(*texts, task="a") + generate("code x", "others y", task="b")) == [
+        *(f"math|{t}" for t in texts),
+        "code|code x",
+        "code|others y",
+    ]
+    assert lm.asked == ["math 1", "code 2", "math 3", "code x", "others y"]
+    assert lm.generate_until(generate("code 7", task="a")) == ["math|code 7"] and len(lm.asked) == 5  # no pass 1 any more
+    cost = lm.costs.task("a")
+    assert (cost["pass1"]["prompts"], cost["pass1"]["tokens_in"], cost["categories"]) == (3, 18, {"math": 6})  # document 0 came twice
+    assert lm.sample_facts([("code 2", {})]) == {"mixture": "math", "category": "math", "scores": {"code": 1.0}}
+    assert lm.sample_facts([("code 5", {})]) == {"mixture": "math", "category": "math"}
+    lm.begin_run()
+    assert lm.generate_until(generate("code 7", task="a")) == ["code|code 7"]
+
+
+def test_equal_votes_go_to_the_more_probable_and_soft_votes_are_averaged():
+    one, two = Decision("a", 1, scores={"a": 0.6, "b": 0.4}), Decision("b", 1, scores={"a": 0.1, "b": 0.9})
+    assert verdict([one, two]).category == verdict([two, one]).category == "b"
+    assert verdict([one, one, two]).mixture == Mixture.single("a")
+    assert verdict([Decision("others", 1), Decision("others", 1), one]).mixture == Mixture.base()
+    soft = [replace(one, alphas={"a": 0.5, "base": 0.5}), replace(one, alphas={"a": 1.0}), Decision("others", 1, abstained=True)]
+    assert verdict(soft).mixture == Mixture.of({"a": 0.5, "base": 0.5})
+
+
+def test_an_interrupted_run_goes_on_with_what_its_task_decided(tmp_path):
+    path = str(tmp_path / "answers.db")
+    cached = CachingLM(Adapting(votes=1), path)
+    cached.loglikelihood(score(("math 1", " a"), ("code 2", " b")))
+    cached.dbdict.close()
+    again = Adapting(votes=1)
+    cached = CachingLM(again, path)
+    assert cached.loglikelihood(score(("math 1", " a"), ("code 3", " c"), ("code 2", " b"))) == [
+        "math|math 1",
+        "math|code 3",
+        "math|code 2",
+    ]
+    assert again.asked == [] and again.sample_facts([("code 3", " c")])["mixture"] == "math"
+    cached.dbdict.close()
+
+
+def test_documents_are_counted_by_category_for_the_confusion_matrix():
+    lm = Adapting()
+    lm.generate_until(generate("math 1", "mumble 2", "code 3", task="gsm"))
+    lm.loglikelihood(score(("math 4", " a"), ("math 4", " b"), ("code 5", " a"), ("", " b"), task="arc"))
+    gsm, arc = lm.costs.task("gsm"), lm.costs.task("arc")
+    assert (gsm["categories"], gsm["unreadable"]) == ({"math": 1, "others": 1, "code": 1}, 1)
+    assert (arc["categories"], arc["unreadable"]) == ({"math": 1, "code": 1}, 0)
+    configs = {"gsm": {"metadata": {"t2_domain": "math"}}, "arc": {"metadata": {"version": 1}}}
+    assert _confusion(lm.costs.tasks, configs) == {"math": {"code": 1, "math": 1, "others": 1}}
+    configs["arc"]["metadata"]["t2_domain"] = "math"
+    assert _confusion(lm.costs.tasks, configs) == {"math": {"code": 2, "math": 2, "others": 1}}
+    assert _confusion(lm.costs.tasks, {}) is None and _confusion(Adapting("base").costs.tasks, configs) is None
+
+
 RANKS = """
 import os, runpy, sys
 import torch.distributed as dist
@@ -199,9 +268,16 @@ if rank == 0:
     assert facts["passes"]["t"]["chosen"] == {"base": 1, "code": 1, "math": 2}, facts
     assert facts["passes"]["t"]["pass2"]["prompts"] == 4, facts
     assert lm.sample_facts([("code 1", {})])["mixture"] == "code"
+    assert facts["passes"]["t"]["categories"] == {"code": 1, "math": 2, "others": 1}, facts
 else:
     assert facts is None
-print([c[:2] for c in lm.calls], answers)
+first = [c[:2] for c in lm.calls]
+lm.two_pass_setup(lm.strategy, votes=3)
+lm.calls.clear()
+lm.generate_until(names["generate"](*(["code 1", "math 2", "code 9"] if rank == 0 else ["math 1", "math 3", "others 2"])))
+assert [c[1] for c in lm.calls] == ["math"], lm.calls
+assert len(lm.asked) == 4, lm.asked
+print(first, answers)
 dist.destroy_process_group()
 """
 

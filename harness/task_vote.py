@@ -1,0 +1,66 @@
+"""``dispatch=task``: the first prompts of a task decide for all of it, and no other prompt of it goes through pass 1."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..adapters.dispatch_forms import Decision
+from ..adapters.mixture import BASE
+
+
+def voters(contexts: Sequence[str], tasks: Mapping[str, str], settled: Mapping[str, Decision], n: int) -> list[str]:
+    """Return the first `n` of each undecided task's contexts; `tasks` tells a context's task."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for context in contexts:
+        task = tasks[context]
+        if task not in settled and seen[task] < n:
+            seen[task] += 1
+            chosen.append(context)
+    return chosen
+
+
+def verdict(votes: Sequence[Decision]) -> Decision:
+    """Return what a task's votes (at least one) decide: the most frequent category; among equals the one with more probability in all.
+
+    Votes that are soft mixtures give the mean of their α.
+    """
+    counts = Counter(vote.category for vote in votes)
+    weight = {name: sum((vote.scores or {}).get(name, 0.0) for vote in votes) for name in counts}
+    category = max(counts, key=lambda name: (counts[name], weight[name]))
+    alphas: dict[str, float] = {}
+    for vote in votes:
+        for name, alpha in _alphas(vote).items():
+            alphas[name] = alphas.get(name, 0.0) + alpha / len(votes)
+    soft = any(vote.alphas is not None for vote in votes)
+    return Decision(category, 0, alphas={name: round(alpha, 6) for name, alpha in alphas.items()} if soft else None)
+
+
+def _alphas(vote: Decision) -> Mapping[str, float]:
+    return vote.alphas if vote.alphas is not None else dict(vote.mixture.weights) or {BASE: 1.0}
+
+
+def follow(own: Decision | None, task: Decision) -> Decision:
+    """Return a prompt's decision: its task's, with what pass 1 said of itself if it voted."""
+    return task if own is None else replace(own, category=task.category, alphas=task.alphas)
+
+
+def pooled(ranks: Iterable[Mapping[str, list[Decision]]]) -> dict[str, list[Decision]]:
+    """Join the votes of several processes."""
+    joined: dict[str, list[Decision]] = {}
+    for votes in ranks:
+        for task, some in votes.items():
+            joined.setdefault(task, []).extend(some)
+    return joined
+
+
+def to_json(decision: Decision) -> str:
+    """Return a decision as text for the answer cache."""
+    return json.dumps(asdict(decision))
+
+
+def from_json(text: Any) -> Decision:
+    """Read what `to_json` wrote."""
+    return Decision(**json.loads(text))

@@ -1,0 +1,101 @@
+"""Pass 1 in its forms, on the default model: seconds against pass 2, and how often the right expert is chosen.
+
+    python -m pytest -m slow tests/benchmarks/test_dispatch.py -s [-k math500 | -k humaneval | -k arc | -k right]
+
+Prompts are the first test documents of lm-eval's tasks as `lm_eval --tasks …` asks them. Nothing was trained or chosen on them: the probe's
+data are train splits (MBPP, GSM8K, MATH, ARC). Pass 2 runs once a task, with the experts that `score` chose, at most `TOKENS` new tokens a
+prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller). Pass 1 of `score`, `probe` and `task` counts with
+the faster of two rounds. The last column is the ratio in CPU seconds of this process, which other programs on the machine disturb less.
+"""
+
+import time
+from collections import Counter
+from functools import cache
+
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager, get_task_dict
+
+from t2.adapters.dispatch_forms import Decision, Setup, make_form
+from t2.harness.model import T2LM
+
+TASKS = {"math500": "math", "humaneval": "code", "arc_challenge_chat": "reasoning"}
+PROMPTS, BATCH, TOKENS, VOTES = 64, 16, 64, 10
+PROBE_LIMIT = {"math500": 0.04, "humaneval": 0.04, "arc_challenge_chat": 0.2}
+
+
+@cache
+def model() -> T2LM:
+    return T2LM(device="cpu", batch_size=BATCH)
+
+
+@cache
+def asked(task: str, prompts: int) -> list[Instance]:
+    made = get_task_dict([task], TaskManager())[task]
+    made.build_all_requests(limit=prompts, rank=0, world_size=1)
+    assert len(made.instances) == prompts
+    return made.instances
+
+
+@cache
+def form(name: str):
+    lm = model()
+    return make_form(name, Setup(lm.model, lm.tokenizer, lm.bank.experts, lm.max_length))
+
+
+class Clock:
+    """Seconds, and CPU seconds of this process, since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._start[0], time.process_time() - self._start[1]
+
+
+def pass_one(name: str, contexts: list[str]) -> tuple[tuple[float, float], list[Decision]]:
+    """Return the seconds of one round and its decisions; the shared instruction and the calibration were read before."""
+    clock = Clock()
+    found = form(name).decide(contexts, BATCH)
+    return clock.read(), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_pass_one_costs_little_of_pass_two(task: str) -> None:
+    lm, requests = model(), asked(task, PROMPTS)
+    contexts = [request.args[0] for request in requests]
+    for name in ("score", "generate", "probe"):
+        form(name).decide(contexts[:1])
+    spent: dict[str, tuple[float, float]] = {}
+    for _ in range(2):
+        for name, some in (("score", contexts), ("probe", contexts), ("task", contexts[:VOTES])):
+            took = pass_one("score" if name == "task" else name, some)[0]
+            spent[name] = min(spent.get(name, took), took)
+    spent["generate"] = pass_one("generate", contexts)[0]
+    lm.begin_run()
+    lm.decisions.update(zip(contexts, lm.dispatch(contexts), strict=True))
+    asked_for = {id(request.arguments[1]): request.arguments[1] for request in requests}
+    for options in asked_for.values():
+        options["max_gen_toks"] = min(TOKENS, options["max_gen_toks"])
+    clock = Clock()
+    lm.generate_until(requests, disable_tqdm=True)
+    second, cpu = clock.read()
+    tokens = lm.costs.task(task)["pass2"]["tokens_out"]
+    print(f"\n{task}: {PROMPTS} prompts, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {lm.costs.task(task)['chosen']}")
+    for name in ("generate", "score", "probe", "task"):
+        print(f"| {task} | {name} | {spent[name][0]:.2f} s | {spent[name][0] / second:.4f} | {spent[name][1] / cpu:.4f} |")
+    assert spent["score"][0] <= spent["generate"][0] / 3
+    assert spent["probe"][0] <= PROBE_LIMIT[task] * second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["generate", "score", "probe"])
+def test_how_often_the_right_expert_is_chosen(name: str) -> None:
+    right = 0
+    for task, expert in TASKS.items():
+        found = Counter(d.category for d in pass_one(name, [request.args[0] for request in asked(task, 100)])[1])
+        print(f"\n| {task} → {expert} | {name} |", " | ".join(f"{c} {found[c]}" for c in ("code", "math", "reasoning", "others")))
+        right += found[expert]
+    print(f"{name}: {right} of 300 right")
+    assert right >= 294 or name != "probe"
