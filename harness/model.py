@@ -17,6 +17,7 @@ from ..adapters.errors import AdapterError
 from ..adapters.mixture import Mixture
 from . import plain_errors, results
 from .cache_key import model_fingerprint
+from .fewshot.mixture_file import MixtureFile, read_mixture
 from .strategy import (
     ModelArgumentError,
     Strategy,
@@ -33,7 +34,7 @@ log = logging.getLogger("t2")
 
 HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
 
-OWN = ("pretrained", "strategy", "dispatch", "calibrate", "experts")
+OWN = ("pretrained", "strategy", "dispatch", "calibrate", "experts", "mixture")
 # What changes the weights beside the experts: these were trained on the plain base model
 _OTHER_WEIGHTS = ("peft", "delta", "tp_plan")
 
@@ -43,10 +44,11 @@ class T2LM(TwoPass, HFLM):
 
     Args:
         pretrained: as for `hf`; None for the default model, fetched if need be.
-        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…`` or ``prompt``.
+        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…`` or ``prompt``, which None means where no `mixture` is given.
         dispatch: form of pass 1, ``score`` or ``generate``.
         calibrate: take out, under ``score``, how much the model likes a category whatever is asked.
         experts: folders of one's own experts instead of the shipped ones, see `parse_experts`.
+        mixture: a file that `t2 adapt` wrote; `strategy` is then None or ``fewshot``.
         device: as for `hf`; None for the accelerator if there is one, else the CPU.
         kwargs: what `hf` takes, and `strategy.PASSED_ON`.
 
@@ -59,16 +61,20 @@ class T2LM(TwoPass, HFLM):
         self,
         pretrained: Any = None,
         *,
-        strategy: str = "prompt",
+        strategy: str | None = None,
         dispatch: str = "score",
         calibrate: bool | str = True,
         experts: str | PathLike[str] | Sequence[str] | Mapping[str, Any] | None = None,
+        mixture: str | PathLike[str] | None = None,
         device: str | None = None,
         **kwargs: Any,
     ) -> None:
         plain_errors.install()
         check_model_args(HFLM, OWN, kwargs)
-        plan = parse_strategy(strategy)
+        self.mixture_file, plan = _plan(strategy, mixture)
+        if self.mixture_file is not None:
+            experts = self.mixture_file.data.get("experts_argument") if experts is None else experts
+            pretrained = self.mixture_file.data["base"].get("pretrained") if pretrained is None else pretrained
         self.dispatch_form: Literal["score", "generate"] = check_dispatch(dispatch)
         self.calibrate = parse_flag("calibrate", calibrate)
         paths = parse_experts(experts)
@@ -90,6 +96,8 @@ class T2LM(TwoPass, HFLM):
         self.bank: ExpertBank | None = None
         if paths is not None or not plan.is_base:
             plan = self._load_bank(plan, paths)
+        if self.mixture_file is not None:
+            self.mixture_file.check(self.fingerprint, self.bank.experts if self.bank else {})
         self.two_pass_setup(plan)
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
@@ -156,17 +164,19 @@ class T2LM(TwoPass, HFLM):
             "calibrate": self.calibrate if passes and self.dispatch_form == "score" else None,
             "experts": {name: expert.sha256 for name, expert in sorted(self.bank.experts.items())} if self.bank else {},
             "base": self.fingerprint,
+            "mixture": self.mixture_file.facts() if self.mixture_file else None,
+            "contaminated": {},
         }
 
     def cache_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""
-        run = self.run_facts()
+        run = {key: value for key, value in self.run_facts().items() if key not in ("mixture", "contaminated")}
         if self.strategy.kind == "fixed":
             wanted = {name for name, _ in self.strategy.mixture.weights}
             run["experts"] = {name: sha for name, sha in run["experts"].items() if name in wanted}
         return {
             **run,
-            "strategy": [self.strategy.kind, *self.strategy.mixture.weights],
+            "strategy": [self.strategy.kind, *self.strategy.mixture.weights, *self.strategy.mixture.layers],
             "prompt": PROMPT_VERSION if self.strategy.kind == "prompt" else None,
             "class": type(self).__name__,
             "dtype": str(self.model.dtype),
@@ -205,6 +215,21 @@ class T2LM(TwoPass, HFLM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what `hf` tells of a model, and the strategy."""
         return {**super().get_model_info(), "strategy": str(self.strategy)}
+
+
+def _plan(strategy: str | None, mixture: str | PathLike[str] | None) -> tuple[MixtureFile | None, Strategy]:
+    """Return the mixture file, if one is named, and the strategy."""
+    fewshot = str(strategy).strip().lower() == "fewshot"
+    if mixture is not None and (strategy is None or fewshot):
+        found = read_mixture(str(mixture))
+        return found, Strategy("fixed", found.mixture)
+    if mixture is not None:
+        raise ModelArgumentError(f"mixture={mixture} and strategy={strategy} are two ways to say which weights answer; leave one out.")
+    if fewshot:
+        raise ModelArgumentError(
+            "strategy=fewshot needs mixture=FILE, which `t2 adapt --task TASK` writes; `t2 eval --strategy fewshot --tasks TASK` does both."
+        )
+    return None, parse_strategy("prompt" if strategy is None else strategy)
 
 
 def _default_device() -> str:

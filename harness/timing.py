@@ -48,6 +48,8 @@ class T2Results(TypedDict):
         experts: name → sha256 of its weights file.
         base: fingerprint of the base model's weights.
         passes: task → costs.
+        mixture: of a mixture file (`MixtureFile.facts`); None without one.
+        contaminated: task → ids of evaluated documents that the mixture's α were chosen on; empty for a clean score.
         sandbox: what generated code has run in since the process began; None where none ran.
     """
 
@@ -58,6 +60,8 @@ class T2Results(TypedDict):
     experts: dict[str, str]
     base: str
     passes: dict[str, TaskCost]
+    mixture: dict[str, Any] | None
+    contaminated: dict[str, list[int]]
     sandbox: str | None
 
 
