@@ -75,6 +75,10 @@ def compare(rows: Sequence[Row], tasks: Iterable[str]) -> Comparability:
     processes = [row.label for row in rows if any(run.t2 and run.t2.sandbox == "process" for run in row.runs)]
     if processes:
         result.hard.append(f'sandbox "process": code of {_labels(processes)} had resource limits only; its scores could be forged')
+    for row in rows:
+        seen = sorted({(task, n) for run in row.runs if run.t2 for task, n in run.t2.contaminated.items()})
+        for task, n in seen:
+            result.hard.append(f"contaminated: the mixture of {_labels([row.label])} was chosen on {task}: {n} evaluated documents")
     # A sandbox is the same for rows that ran no code, so only the kinds that occur are compared.
     kinds = [", ".join(sorted({run.t2.sandbox for run in row.runs if run.t2 and run.t2.sandbox})) or None for row in rows]
     if spread := _spread(rows, kinds):

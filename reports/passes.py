@@ -53,6 +53,7 @@ class T2Info:
         base: fingerprint of the base weights.
         passes: leaf task -> costs.
         sandbox: `bwrap`, `process`, or None if no code ran.
+        contaminated: task -> number of evaluated documents that the few-shot mixture was chosen on.
     """
 
     strategy: str
@@ -62,6 +63,7 @@ class T2Info:
     passes: dict[str, TwoPass]
     sandbox: str | None
     calibrate: bool | None = None
+    contaminated: dict[str, int] = field(default_factory=dict)
 
 
 def parse_t2(data: Any, path: Path) -> T2Info:
@@ -85,6 +87,7 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         passes=passes,
         sandbox=None if sandbox is None else str(sandbox),
         calibrate=bool(calibrate) if calibrate is not None else None,
+        contaminated={str(task): len(ids) for task, ids in _object(data, "contaminated", "t2", path).items() if isinstance(ids, list)},
     )
 
 
