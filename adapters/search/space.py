@@ -47,7 +47,7 @@ class AlphaSpace:
 
     @property
     def dimensions(self) -> int:
-        """d."""
+        """How many numbers are searched, d."""
         return len(self.experts) * (self.layers or 1)
 
     @property

@@ -245,8 +245,8 @@ class _Adaptation:
     def _tell(self, space: AlphaSpace, found: SearchResult, base: Outcome, confirmed: Outcome) -> None:
         if not found.signal:
             log.warning(
-                "No signal: the base model and all %d mixtures get %d of %d documents right, so these documents say nothing about α. The base "
-                "weights are kept. Try more --shots, or a task that the model solves sometimes.",
+                "No signal: the base model and all %d mixtures get %d of %d documents right, so these documents say nothing about α. "
+                "The base weights are kept. Try more --shots, or a task that the model solves sometimes.",
                 found.evaluated, base.right, len(self.shots),
             )  # fmt: skip
         elif found.outcome.right < base.right:

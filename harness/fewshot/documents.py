@@ -1,4 +1,4 @@
-"""The few-shot documents of an lm-eval task: from its train or validation split where there is one, else held out from what is evaluated."""
+"""The few-shot documents of an lm-eval task: from its train or validation split where it has one, else from the one that is evaluated."""
 
 import copy
 import json
@@ -164,7 +164,9 @@ def prepare(
         tasks: as `load_tasks` returned them.
         documents: of these tasks.
         lm: the model, for its chat template.
-        apply_chat_template, system_instruction, fewshot_as_multiturn: as lm-eval's options.
+        apply_chat_template: as lm-eval's option.
+        system_instruction: as lm-eval's option.
+        fewshot_as_multiturn: as lm-eval's option.
     """
     prepared = []
     for name, task in tasks.items():

@@ -75,8 +75,8 @@ class Judge:
                 correct[part.places[doc_id]] = right
                 if not right:
                     continue
-                own = [a for a, instance in zip(answers, part.instances, strict=True) if instance.doc_id == doc_id]
-                best = self._own_answer(own) if choice else own[0]
+                own = [(a, i) for a, i in zip(answers, part.instances, strict=True) if i.doc_id == doc_id]
+                best = self._own_answer(own)[0] if choice else own[0][0]
                 likelihood, tokens = likelihood + best[1], tokens + best[2]
         return Outcome(tuple(correct), likelihood, tokens)
 
@@ -87,13 +87,15 @@ class Judge:
 
     def _choose(self, instances: list[Any]) -> list[tuple[Any, float, int]]:
         # lm-eval's own method, below the two passes: the weights are in place
-        found = super(TwoPass, self._lm).loglikelihood(instances, disable_tqdm=True)
+        below: Any = super(TwoPass, self._lm)
+        found = below.loglikelihood(instances, disable_tqdm=True)
         lengths = [len(self._lm.tok_encode(i.args[1], add_special_tokens=False)) for i in instances]
         return [(answer, answer[0], max(n, 1)) for answer, n in zip(found, lengths, strict=True)]
 
-    def _own_answer(self, options: list[tuple[Any, float, int]]) -> tuple[Any, float, int]:
-        """Return the option that the model chose: the likeliest; under ``acc_norm`` lm-eval divides by length."""
-        return max(options, key=lambda o: o[1] / o[2] if self._metric == "acc_norm" else o[1])
+    def _own_answer(self, options: list[tuple[tuple[Any, float, int], Any]]) -> tuple[tuple[Any, float, int], Any]:
+        """Return the option that the model chose: the likeliest; under ``acc_norm`` lm-eval divides by the number of characters."""
+        normed = self._metric == "acc_norm"
+        return max(options, key=lambda o: o[0][1] / max(len(o[1].args[1].lstrip()), 1) if normed else o[0][1])
 
     def _judge(self, part: Prepared, chosen: Any, answers: list[Any]) -> list[bool]:
         for instance, answer in zip(part.instances, answers, strict=True):
@@ -110,8 +112,8 @@ class Judge:
             if not isinstance(value, bool | int | float) or value not in (0, 1):
                 others = ", ".join(name for name in scores if name != self._metric)
                 raise T2Error(
-                    f"The metric {self._metric!r} of task {part.task.config.task!r} gave {value!r}; few-shot search counts right answers and "
-                    f"needs 0 or 1. Name another with --metric{': ' + others if others else ''}."
+                    f"The metric {self._metric!r} of task {part.task.config.task!r} gave {value!r}; few-shot search counts right answers "
+                    f"and needs 0 or 1. Name another with --metric{': ' + others if others else ''}."
                 )
             right.append(bool(value))
         return right
@@ -119,8 +121,7 @@ class Judge:
 
 def _filter(task: Any, name: str | None) -> Any:
     by_name = {ensemble.name: ensemble for ensemble in task._filters}
-    if name is None:
-        name = "flexible-extract" if "flexible-extract" in by_name else next(iter(by_name))
-    if name not in by_name:
-        raise T2Error(f"Task {task.config.task!r} has no filter {name!r}.{nearest(name, by_name)}")
-    return by_name[name]
+    chosen = name or ("flexible-extract" if "flexible-extract" in by_name else next(iter(by_name)))
+    if chosen not in by_name:
+        raise T2Error(f"Task {task.config.task!r} has no filter {chosen!r}.{nearest(chosen, by_name)}")
+    return by_name[chosen]

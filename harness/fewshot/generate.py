@@ -122,5 +122,5 @@ def _tokens_until(lm: Any, tokens: list[int], until: list[str]) -> int:
 
 
 def _ends(lm: Any) -> list[int]:
-    ends = getattr(lm.model.generation_config, "eos_token_id", None)
+    ends: Any = lm.model.generation_config.eos_token_id
     return [lm.eot_token_id, *(ends if isinstance(ends, list) else [ends])]

@@ -62,8 +62,8 @@ class MixtureFile:
         expected = self.data["base"].get("fingerprint")
         if expected != base:
             raise T2Error(
-                f"{self.path} was made on base weights with fingerprint {expected} ({self.data['base'].get('name')}); this model's is {base}. "
-                "Load that model (pretrained=…), or search again with `t2 adapt`."
+                f"{self.path} was made on base weights with fingerprint {expected} ({self.data['base'].get('name')}); "
+                f"this model's is {base}. Load that model (pretrained=…), or search again with `t2 adapt`."
             )
         for name, _ in self.mixture.weights:
             sha256 = self.data["experts"].get(name, {}).get("sha256")
@@ -148,7 +148,8 @@ def contaminated(
     Args:
         mixture: in force.
         tasks: name → lm-eval's task.
-        limit, samples: lm-eval's arguments of these names.
+        limit: lm-eval's argument of that name.
+        samples: likewise.
     """
     from lm_eval.evaluator_utils import get_sample_size
 

@@ -42,7 +42,7 @@ def world():
 
 
 class Plain:
-    """Per candidate: U diag(σz) Vᵀ as two products for each matrix, copied into the layer; lm-eval's answers; then their log-likelihoods."""
+    """Per candidate: U diag(σz) Vᵀ by two products a matrix, copied into the layer; lm-eval's answers; then their log-likelihoods."""
 
     def __init__(self, lm, prepared) -> None:
         self.lm, self.part, self.layers = lm, prepared[0], dict(lm.model.named_modules())
@@ -59,7 +59,7 @@ class Plain:
         asked = self.part.instances
         texts = super(type(self.lm).__mro__[1], self.lm).generate_until(asked, disable_tqdm=True)
         right = self.judge._judge(self.part, self.judge._filters[0], texts)
-        pairs = [Instance("loglikelihood", {}, (i.args[0], text or " "), 0, ("t", n, 1)) for n, (i, text) in enumerate(zip(asked, texts))]
+        pairs = [Instance("loglikelihood", {}, (i.args[0], text or " "), 0, ("t", n, 1)) for n, (i, text) in enumerate(zip(asked, texts, strict=True))]
         scores = super(type(self.lm).__mro__[1], self.lm).loglikelihood(pairs, disable_tqdm=True)
         lengths = [len(self.lm.tok_encode(text or " ", add_special_tokens=False)) for text in texts]
         for name, weight in self.base.items():
@@ -126,7 +126,7 @@ def test_candidates_a_second(world) -> None:
             for name, run in (
                 ("linear", lambda part=part: list(judge.outcomes(part))),
                 ("plain", lambda part=part: [plain(m) for m in part]),
-                ("mixed", lambda part=part: mixed(part) if start < 4 * step else []),  # enough to see
+                ("mixed", lambda part=part, few=start < 4 * step: mixed(part) if few else []),  # enough to see
             ):
                 outcomes, spent = timed(run)
                 found[name] += outcomes
@@ -171,7 +171,8 @@ def test_evaluations_needed_by_each_optimiser(world) -> None:
     def never(candidates: list[tuple[int, ...]]) -> Iterator[Outcome]:
         raise AssertionError(f"{candidates} are not in the table")
 
-    for goal, reached in (("best score", lambda o: o.right == best), ("best mixture", lambda o: o.key == max(m.key for m in memo.values()))):
+    top = max(outcome.key for outcome in memo.values())
+    for goal, reached in (("best score", lambda o: o.right == best), ("best mixture", lambda o: o.key == top)):
         for name in ("cem", "cma", "random"):
             needed = []
             for seed in range(SEEDS):
@@ -185,5 +186,5 @@ def test_evaluations_needed_by_each_optimiser(world) -> None:
                 hits = [n for n, c in enumerate(distinct, 1) if reached(memo[c])]
                 needed.append(hits[0] if hits else None)
             counts = [n for n in needed if n is not None]
-            print(f"{goal}, {name}: reached by {len(counts)} of {SEEDS} seeds, evaluations: mean {np.mean(counts) if counts else float('nan'):.1f}")
             assert counts
+            print(f"{goal}, {name}: reached by {len(counts)} of {SEEDS} seeds, after {np.mean(counts):.1f} evaluations on average")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +84,7 @@ def world(tmp_path_factory):
         (root / "tasks" / f"{name}.yaml").write_text(text.format(name=name, files=files, splits=splits))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+        patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))  # lm-eval's index takes seconds to build
         yield SimpleNamespace(root=root, base=str(base), experts=str(root / "experts"), tasks=str(root / "tasks"), docs=docs, lm=lm)
     os.environ.clear()
     os.environ |= before
@@ -129,7 +131,8 @@ def evaluate(world, model_args, task, **more):
 
 def test_one_pass_gives_lm_evals_answers_and_the_likelihoods_of_a_second_pass(world, monkeypatch):
     lm = T2LM(world.base, strategy="expert:math", experts=world.experts, batch_size=24)
-    asked = [Instance("generate_until", {}, (q, {"until": ["\n", "e"], "max_gen_toks": 12}), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
+    stops = {"until": ["\n", "e"], "max_gen_toks": 12}
+    asked = [Instance("generate_until", {}, (q, dict(stops)), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
     expected = lm.generate_until(asked, disable_tqdm=True)
     lm.apply_mixture(Mixture.single("math"))
     made, ask = [], lm._model_generate
@@ -186,7 +189,7 @@ def test_the_report_shows_the_mark(world, tmp_path, capsys):
 
 def test_a_killed_search_resumes_to_the_same_file(world, tmp_path):
     whole = read_mixture(adapt(options(world, tmp_path / "whole.json", resolution=0.001)))
-    command = [sys.executable, "-m", "t2.harness.cli", "adapt", "--task", "tiny_train", "-o", str(tmp_path / "m.json"), "--resolution", "0.001"]
+    command = [sys.executable, "-m", "t2.harness.cli", "adapt", "--task", "tiny_train", "--resolution", "0.001", "-o", str(tmp_path / "m.json")]
     run = subprocess.Popen([*command, *arguments(world)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     journal = tmp_path / "m.json.search"
     end = time.time() + 300
@@ -226,7 +229,8 @@ def test_forms_are_chosen_on_documents_held_out_for_it(world, tmp_path):
     assert all(len(alpha) == 2 for alpha in made.data["searches"]["free-by-layer"]["alpha"].values())
     per_layer = read_mixture(adapt(options(world, tmp_path / "l.json", forms=("normalised-by-layer",), iterations=2)))
     assert per_layer.mixture.layers and "by layer" in str(per_layer.mixture)
-    assert evaluate(world, f"mixture={per_layer.path}", "tiny_train")["t2"]["passes"]["tiny_train"]["chosen"] == {str(per_layer.mixture): 10}
+    found = evaluate(world, f"mixture={per_layer.path}", "tiny_train")
+    assert found["t2"]["passes"]["tiny_train"]["chosen"] == {str(per_layer.mixture): 10}
 
 
 def test_no_signal_keeps_the_base(world, tmp_path, caplog):
