@@ -40,7 +40,7 @@ class CEM:
         space: what is searched.
         seed: of the random numbers.
         population: N.
-        elite_ratio: share of the generation that makes the next one; at least one point.
+        elite_ratio: share of the generation that makes the next one; at least two points.
 
     Raises:
         AdapterError: fewer than 2 points, or a ratio that is not in (0, 1].
@@ -52,7 +52,7 @@ class CEM:
         if not 0 < elite_ratio <= 1:
             raise AdapterError(f"The elite ratio must be in (0, 1]; got {elite_ratio:g}.")
         self._space, self._population = space, population
-        self._elite = max(1, int(population * elite_ratio))
+        self._elite = max(2, int(population * elite_ratio))  # one point has no spread: the search would end there
         self._random = np.random.default_rng(seed)
         self.mean = space.start
         self.std = np.full(space.dimensions, (space.high - space.low) / 2)

@@ -2,10 +2,11 @@
 
     python -m pytest -m slow tests/benchmarks/test_fewshot_search.py -s
 
-Task `arc_easy_text` (up to 48 new tokens), 10 training documents, K = 3 experts, population 32, float32. Procedures are timed candidate by
-candidate in turn, so that what else the machine does falls on all of them.
+Task `arc_easy_text` (up to 48 new tokens), 10 training documents, K = 3 experts, float32. The population is 32, or T2_BENCH_POPULATION.
+Procedures are timed four candidates at a time in turn, so that what else the machine does falls on all of them.
 """
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from tqdm import tqdm
 
 from t2.adapters.mixture import Mixture
 from t2.adapters.search import AlphaSpace, Outcome, Search, make_optimiser
@@ -25,7 +27,8 @@ from t2.harness.fewshot.generate import generate
 from t2.harness.model import T2LM
 from t2.harness.strategy import Strategy
 
-TASK, SHOTS, POPULATION, SEED, LIMIT = "arc_easy_text", 10, 32, 0, 1.3
+TASK, SHOTS, SEED, LIMIT = "arc_easy_text", 10, 0, 1.3
+POPULATION = int(os.environ.get("T2_BENCH_POPULATION", "32"))
 MIXED_ROWS = 40  # of a mixed batch: four candidates
 SEEDS = 20
 STEPS = 8  # α are whole eighths in the comparison of optimisers: few enough to evaluate every mixture once
@@ -48,7 +51,13 @@ class Plain:
         self.lm, self.part, self.layers = lm, prepared[0], dict(lm.model.named_modules())
         self.judge = Judge(lm, prepared)
         self.base = {name: self.layers[name].weight.data for name in lm.bank._base}
-        self.svd = {name: torch.linalg.svd(weight, full_matrices=False) for name, weight in self.base.items()}
+        self.svd = {name: self._svd(name) for name in self.base}
+
+    def _svd(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """U, σ, Vᵀ: the other side of the cached basis is its projection over σ."""
+        basis = self.lm.bank._basis(name)
+        q, sigma, projection = basis.vectors, basis.sigma, basis.project(self.base[name])
+        return (q, sigma, projection / sigma.unsqueeze(1)) if basis.left else (projection / sigma, sigma, q.T.contiguous())
 
     @torch.no_grad()
     def __call__(self, mixture: Mixture) -> Outcome:
@@ -59,7 +68,10 @@ class Plain:
         asked = self.part.instances
         texts = super(type(self.lm).__mro__[1], self.lm).generate_until(asked, disable_tqdm=True)
         right = self.judge._judge(self.part, self.judge._filters[0], texts)
-        pairs = [Instance("loglikelihood", {}, (i.args[0], text or " "), 0, ("t", n, 1)) for n, (i, text) in enumerate(zip(asked, texts, strict=True))]
+        pairs = [
+            Instance("loglikelihood", {}, (i.args[0], text or " "), 0, ("t", n, 1))
+            for n, (i, text) in enumerate(zip(asked, texts, strict=True))
+        ]
         scores = super(type(self.lm).__mro__[1], self.lm).loglikelihood(pairs, disable_tqdm=True)
         lengths = [len(self.lm.tok_encode(text or " ", add_special_tokens=False)) for text in texts]
         for name, weight in self.base.items():
@@ -123,14 +135,15 @@ def test_candidates_a_second(world) -> None:
         step = MIXED_ROWS // SHOTS
         for start in range(0, len(mixtures), step):
             part = mixtures[start : start + step]
-            for name, run in (
+            for name, run in (  # mixed batches for enough candidates to see
                 ("linear", lambda part=part: list(judge.outcomes(part))),
                 ("plain", lambda part=part: [plain(m) for m in part]),
-                ("mixed", lambda part=part, few=start < 4 * step: mixed(part) if few else []),  # enough to see
+                ("mixed", lambda part=part, few=start < 2 * step: mixed(part) if few else []),
             ):
                 outcomes, spent = timed(run)
                 found[name] += outcomes
                 seconds[name] += spent
+            print(f"{start + len(part)} candidates: " + ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items()), flush=True)
     rate = {name: len(found[name]) / seconds[name] for name in seconds}
     print(
         f"\n{TASK}, {SHOTS} documents, {len(mixtures)} distinct of {POPULATION} candidates, K = {len(lm.bank.names)}: candidates a second: "
@@ -163,7 +176,7 @@ def test_evaluations_needed_by_each_optimiser(world) -> None:
     grid = [(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)]
     with lm.bank.linear_mixing():
         base = next(judge.outcomes([Mixture.base()]))
-        memo |= dict(zip(grid, judge.outcomes([space.mixture(c) for c in grid]), strict=True))
+        memo |= dict(zip(grid, judge.outcomes(tqdm([space.mixture(c) for c in grid])), strict=True))
     best = max(outcome.right for outcome in memo.values())
     print(f"\n{TASK}: base {base.right} of {SHOTS}; {len(grid)} mixtures of α in steps of 1/{STEPS}: best {best}")
     print(f"how many mixtures get how many right: { {n: sum(o.right == n for o in memo.values()) for n in range(best + 1)} }")

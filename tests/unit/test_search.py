@@ -51,6 +51,12 @@ def test_cem_starts_as_the_reference_code_and_takes_the_elites_moments():
     assert np.array_equal(cem.ask()[0], points[31])  # the best member again
 
 
+def test_a_small_population_does_not_end_at_once():
+    room = AlphaSpace(NAMES)
+    found = Search(room, CEM(room, 0, population=8), scored, Outcome((False,) * 10)).run()
+    assert len(found.trace) > 3
+
+
 def test_ties_go_to_the_likelier_answers_and_then_to_the_first():
     def tied(candidates):
         for candidate in candidates:
