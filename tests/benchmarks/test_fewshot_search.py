@@ -3,7 +3,8 @@
     python -m pytest -m slow tests/benchmarks/test_fewshot_search.py -s
 
 Task `arc_easy_text` (up to 48 new tokens), 10 training documents, K = 3 experts, float32. The population is 32, or T2_BENCH_POPULATION.
-Procedures are timed four candidates at a time in turn, so that what else the machine does falls on all of them.
+Procedures are timed four candidates at a time in turn, so that what else the machine does falls on all of them, in seconds and in
+CPU seconds, which a busy machine disturbs less; the limit holds for both.
 """
 
 import os
@@ -112,9 +113,10 @@ class MixedBatches:
 
 
 def timed(function):
-    start = time.perf_counter()
+    """Return the result, the seconds, and the CPU seconds of all threads."""
+    start, cpu = time.perf_counter(), time.process_time()
     result = function()
-    return result, time.perf_counter() - start
+    return result, time.perf_counter() - start, time.process_time() - cpu
 
 
 @pytest.mark.slow
@@ -128,6 +130,7 @@ def test_candidates_a_second(world) -> None:
     mixtures = [space.mixture(c) for c in dict.fromkeys(candidates)]
     plain, mixed, judge = Plain(lm, prepared), MixedBatches(lm, prepared), Judge(lm, prepared)
     seconds = {"plain": 0.0, "linear": 0.0, "mixed": 0.0}
+    cpu = dict(seconds)
     found: dict[str, list[Outcome]] = {name: [] for name in seconds}
     with lm.bank.linear_mixing() as linear:
         assert linear
@@ -140,15 +143,23 @@ def test_candidates_a_second(world) -> None:
                 ("plain", lambda part=part: [plain(m) for m in part]),
                 ("mixed", lambda part=part, few=start < 2 * step: mixed(part) if few else []),
             ):
-                outcomes, spent = timed(run)
+                outcomes, spent, work = timed(run)
                 found[name] += outcomes
-                seconds[name] += spent
-            print(f"{start + len(part)} candidates: " + ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items()), flush=True)
+                seconds[name], cpu[name] = seconds[name] + spent, cpu[name] + work
+            print(
+                f"{start + len(part)} candidates: "
+                + ", ".join(f"{name} {seconds[name]:.1f} s (CPU {cpu[name]:.1f} s)" for name in seconds),
+                flush=True,
+            )
     rate = {name: len(found[name]) / seconds[name] for name in seconds}
+    work = {name: len(found[name]) / cpu[name] for name in cpu}
     print(
         f"\n{TASK}, {SHOTS} documents, {len(mixtures)} distinct of {POPULATION} candidates, K = {len(lm.bank.names)}: candidates a second: "
         + ", ".join(f"{name} {value:.3f}" for name, value in rate.items())
-        + f"; linear {rate['linear'] / rate['plain']:.2f} times plain, mixed batches {rate['mixed'] / rate['plain']:.2f} times plain"
+        + "; a CPU second: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in work.items())
+        + f"; linear {rate['linear'] / rate['plain']:.2f} (CPU {work['linear'] / work['plain']:.2f}) times plain, "
+        + f"mixed batches {rate['mixed'] / rate['plain']:.2f} (CPU {work['mixed'] / work['plain']:.2f}) times plain"
     )
     right = {name: [o.right for o in outcomes] for name, outcomes in found.items()}
     print(f"right answers by candidate: {right['linear']}")
@@ -162,7 +173,7 @@ def test_candidates_a_second(world) -> None:
         means.append(told.mean)  # type: ignore[attr-defined]
     print(f"mean α of the elite: linear {means[0].round(4)}, plain {means[1].round(4)}")
     assert np.allclose(*means, atol=1e-9)
-    assert rate["linear"] >= LIMIT * rate["plain"]
+    assert rate["linear"] >= LIMIT * rate["plain"] and work["linear"] >= LIMIT * work["plain"]
 
 
 @pytest.mark.slow

@@ -283,6 +283,15 @@ def test_bad_input_ends_with_one_message(world, tmp_path, monkeypatch, capsys, m
     assert says in capsys.readouterr().err
 
 
+def test_experts_of_another_base_are_refused(world, tmp_path, capsys):
+    other = tiny.save(tmp_path / "other", seed=2)
+    tiny.save_expert(tmp_path / "law", 9, other)
+    args = f"pretrained={world.base},experts={world.experts}:{tmp_path / 'law'}"
+    assert main(["adapt", *arguments(world), "--task", "tiny_train", "-o", str(tmp_path / "m.json"), "--model_args", args]) == 2
+    assert "Expert 'law' was trained on a base model with fingerprint" in capsys.readouterr().err
+    assert not (tmp_path / "m.json").exists()
+
+
 def damaged(text):
     def damage(path):
         path.write_text(text)
