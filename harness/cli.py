@@ -28,17 +28,26 @@ def _doctor(argv: Sequence[str]) -> int:
 
 
 def _experts(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="t2 experts", description="List, show and check experts, and draw what they act on.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check|spectrum")
+    parser = argparse.ArgumentParser(prog="t2 experts", description="List, show, check and transfer experts, and draw what they act on.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|check|transfer|spectrum")
     actions.add_parser("list", help="the experts shipped with t2")
     actions.add_parser("show", help="the card of one of them").add_argument("name", metavar="NAME")
     actions.add_parser("check", help="read an expert's folder and check it").add_argument("path", metavar="PATH", type=Path)
+    transfer = actions.add_parser("transfer", help="put experts of one model on another, by the order of singular values")
+    transfer.add_argument("--from", dest="source", required=True, metavar="EXPERTS", help="folder of an expert or of several, or shipped")
+    transfer.add_argument("--to", required=True, metavar="MODEL", help="the other model, as for pretrained=")
+    transfer.add_argument("--shuffle", type=int, metavar="SEED", help="the control: shuffle the numbers within each matrix")
+    transfer.add_argument(
+        "-o", "--output", type=Path, default=Path("experts"), metavar="FOLDER", help="of the new experts (default: experts)"
+    )
     spectrum = actions.add_parser("spectrum", help="draw how much variance a model's singular values explain, per layer and module")
     spectrum.add_argument("--model", metavar="MODEL", help="a folder, or a name on the hub (default: t2's default model)")
     spectrum.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("spectrum.png"), help="picture (default: spectrum.png)")
     args = parser.parse_args(argv)
     if args.action == "spectrum":
         return _spectrum(args.model, args.output)
+    if args.action == "transfer":
+        return _transfer(args)
     from ..adapters.experts import load_expert, shipped
 
     known = shipped()
@@ -88,6 +97,34 @@ def _spectrum(model: str | None, output: Path) -> int:
         print(f"{kind:24} {len(layers):>6} {ranks:>6}  {sum(shares[0]) / len(layers):>6.1%} {sum(shares[1]) / len(layers):>6.1%}")
     print(f"Wrote {output}", file=sys.stderr)
     return 0
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from ..adapters.experts import load_expert
+    from ..adapters.transfer import transfer
+    from .strategy import parse_experts
+    from .transfer import load_target
+
+    experts = [load_expert(path) for path in (parse_experts(args.source) or {}).values()]
+    model = load_target(args.to)
+    for expert in experts:
+        made = transfer(expert, model, args.to, args.output, args.shuffle)
+        told = f", {len(made.dropped)} dropped" if made.dropped else ""
+        told += f", {len(made.resized)} of another rank" if made.resized else ""
+        print(f"{made.path}: {made.matched} matrices{told}")
+    return 0
+
+
+def _adapt(argv: Sequence[str]) -> int:
+    from .fewshot.command import adapt_command
+
+    return adapt_command(argv)
+
+
+def _eval(argv: Sequence[str]) -> int:
+    from .fewshot.command import eval_command
+
+    return eval_command(argv)
 
 
 def _print_card(card: Mapping[str, Any]) -> None:
@@ -209,7 +246,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "fetch": Command("get the default model and the test sets", _fetch),
     "doctor": Command("tell what works here, and how to get what is missing", _doctor),
-    "experts": Command("list | show NAME | check PATH | spectrum", _experts),
+    "experts": Command("list | show NAME | check PATH | transfer | spectrum", _experts),
+    "adapt": Command("--task T: few-shot search for the best mixture of experts", _adapt),
+    "eval": Command("--strategy S --tasks T: lm_eval --model t2, few-shot search first if S is fewshot", _eval),
     "train": Command("CONFIG [key=value ...]: train an expert, or a baseline", _train),
     "study": Command("STUDY: methods x seeds, each scored on the test set", _study),
     "probe": Command("[MODEL] -o FOLDER: train the probe of dispatch=probe", _probe),

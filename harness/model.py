@@ -24,6 +24,7 @@ from ..adapters.probe import WEIGHTS as PROBE_WEIGHTS
 from . import plain_errors, results
 from .cache_key import model_fingerprint
 from .dispatch_args import CHOOSERS, dispatch_plan, folder_for
+from .fewshot.mixture_file import MixtureFile, read_mixture
 from .strategy import ModelArgumentError, Strategy, check_model_args, check_names, parse_experts, parse_strategy
 from .two_pass import TwoPass
 
@@ -31,7 +32,8 @@ log = logging.getLogger("t2")
 
 HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
 
-OWN = ("pretrained", "strategy", "experts", "classifier", "probe", "dispatch", "calibrate", "votes", "mix", "mix_step", "abstain")
+OWN = ("pretrained", "strategy", "experts", "mixture", "classifier", "probe",
+       "dispatch", "calibrate", "votes", "mix", "mix_step", "abstain")  # fmt: skip
 # What changes the weights beside the experts: these were trained on the plain base model
 _OTHER_WEIGHTS = ("peft", "delta", "tp_plan")
 
@@ -41,8 +43,9 @@ class T2LM(TwoPass, HFLM):
 
     Args:
         pretrained: as for `hf`; None for the default model, fetched if need be.
-        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…``, ``prompt`` or ``cls``.
+        strategy: ``base``, ``expert:<name>``, ``mix:<name>=<alpha>+…``, ``cls`` or ``prompt``; None is ``prompt``, or `mixture`.
         experts: folders of one's own experts instead of the shipped ones, see `parse_experts`.
+        mixture: a file that `t2 adapt` wrote; `strategy` is then None or ``fewshot``.
         classifier: folder of the classifier expert, for ``cls``; None: the one among the experts, else the shipped one.
         probe: folder of the probe, for ``dispatch=probe``; None: the one beside the experts, else the shipped one.
         dispatch, calibrate, votes, mix, mix_step, abstain: of pass 1, see `dispatch_plan`.
@@ -58,8 +61,9 @@ class T2LM(TwoPass, HFLM):
         self,
         pretrained: Any = None,
         *,
-        strategy: str = "prompt",
+        strategy: str | None = None,
         experts: str | PathLike[str] | Sequence[str] | Mapping[str, Any] | None = None,
+        mixture: str | PathLike[str] | None = None,
         classifier: str | PathLike[str] | None = None,
         probe: str | PathLike[str] | None = None,
         dispatch: str = "score",
@@ -73,7 +77,10 @@ class T2LM(TwoPass, HFLM):
     ) -> None:
         plain_errors.install()
         check_model_args(HFLM, OWN, kwargs)
-        plan = parse_strategy(strategy)
+        self.mixture_file, plan = _plan(strategy, mixture)
+        if self.mixture_file is not None:
+            experts = self.mixture_file.data.get("experts_argument") if experts is None else experts
+            pretrained = self.mixture_file.data["base"].get("pretrained") if pretrained is None else pretrained
         self.dispatch_plan = dispatch_plan(dispatch, calibrate, votes, mix, mix_step, abstain)
         self.calibrate = plan.kind != "cls" if self.dispatch_plan.calibrate is None else self.dispatch_plan.calibrate
         if plan.kind == "cls" and self.dispatch_plan.form not in CHOOSERS:
@@ -101,6 +108,8 @@ class T2LM(TwoPass, HFLM):
         self._options: tuple[Category, ...] = ()
         if paths is not None or not plan.is_base:
             plan = self._load_bank(plan, paths)
+        if self.mixture_file is not None:
+            self.mixture_file.check(self.fingerprint, self.bank.experts if self.bank else {})
         self.two_pass_setup(plan, self.dispatch_plan.votes)
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
@@ -195,18 +204,19 @@ class T2LM(TwoPass, HFLM):
             "experts": used,
             "parameters": {name: self.bank.experts[name].parameters for name in used} if self.bank else {},
             "base": self.fingerprint,
+            "mixture": self.mixture_file.facts() if self.mixture_file else None,
+            "contaminated": {},
         }
 
     def cache_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""
-        run = self.run_facts()
-        del run["parameters"]  # the hashes say all
+        run = {key: value for key, value in self.run_facts().items() if key not in ("mixture", "contaminated", "parameters")}
         if self.strategy.kind == "fixed":
             wanted = set(self.strategy.mixture.experts)
             run["experts"] = {name: sha for name, sha in run["experts"].items() if name in wanted}
         return {
             **run,
-            "strategy": [self.strategy.kind, *self.strategy.mixture.weights],
+            "strategy": [self.strategy.kind, *self.strategy.mixture.weights, *self.strategy.mixture.layers],
             "first": self.strategy.first.weights,
             "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,
             "class": type(self).__name__,
@@ -246,6 +256,21 @@ class T2LM(TwoPass, HFLM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what `hf` tells of a model, and the strategy."""
         return {**super().get_model_info(), "strategy": str(self.strategy)}
+
+
+def _plan(strategy: str | None, mixture: str | PathLike[str] | None) -> tuple[MixtureFile | None, Strategy]:
+    """Return the mixture file, if one is named, and the strategy."""
+    fewshot = str(strategy).strip().lower() == "fewshot"
+    if mixture is not None and (strategy is None or fewshot):
+        found = read_mixture(str(mixture))
+        return found, Strategy("fixed", found.mixture)
+    if mixture is not None:
+        raise ModelArgumentError(f"mixture={mixture} and strategy={strategy} are two ways to say which weights answer; leave one out.")
+    if fewshot:
+        raise ModelArgumentError(
+            "strategy=fewshot needs mixture=FILE, which `t2 adapt --task TASK` writes; `t2 eval --strategy fewshot --tasks TASK` does both."
+        )
+    return None, parse_strategy("prompt" if strategy is None else strategy)
 
 
 def _default_device() -> str:

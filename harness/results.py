@@ -5,10 +5,14 @@ lm-eval has a seam for facts about a model (`LM.get_model_info`, merged into ``c
 """
 
 import functools
+import inspect
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
+
+log = logging.getLogger("t2")
 
 
 def install() -> None:
@@ -36,6 +40,7 @@ def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         if results is not None and facts is not None:
             facts["sandbox"] = _sandbox()
             facts["confusion"] = _confusion(facts["passes"], results.get("configs", {}))
+            _mark_contaminated(model, facts, inspect.signature(evaluate).bind(*args, **options).arguments)
             results["t2"] = facts
             for samples in results.get("samples", {}).values():
                 for sample in samples:
@@ -54,6 +59,22 @@ def _confusion(passes: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[st
         if domain and cost["categories"]:
             table.setdefault(str(domain), Counter()).update(cost["categories"])
     return {domain: dict(sorted(table[domain].items())) for domain in sorted(table)} or None
+
+
+def _mark_contaminated(model: Any, facts: Any, asked: Mapping[str, Any]) -> None:
+    """Mark the documents that few-shot search has seen, and say so; say too where a mixture was found on another task."""
+    mixture = getattr(model, "mixture_file", None)
+    if mixture is None:
+        return
+    from .fewshot.mixture_file import contaminated
+
+    tasks = asked["task_dict"].get("tasks", asked["task_dict"])
+    facts["contaminated"] = contaminated(mixture, tasks, asked.get("limit"), asked.get("samples"))
+    for task, ids in facts["contaminated"].items():
+        log.warning("%s: α was chosen on %d of the evaluated documents: marked contaminated. `t2 eval` leaves them out.", task, len(ids))
+    known = {mixture.data["task"], *(document.get("task") for document in mixture.data["documents"])}
+    if others := sorted(set(tasks) - known):
+        log.warning("The mixture was found on task %s; here it answers %s.", mixture.data["task"], ", ".join(others))
 
 
 def _named(log_args: Callable[..., Any]) -> Callable[..., Any]:

@@ -86,8 +86,8 @@ def parse_experts(value: Any) -> dict[str, Path] | None:
     """Read the argument ``experts``: name → folder of one expert, or None for the shipped ones.
 
     Args:
-        value: a folder (an expert, or a folder of experts), several joined by ``:`` (`os.pathsep`) or in a list, each with or without
-            ``name=`` before it, or a mapping name → folder.
+        value: a folder (an expert, or a folder of experts; ``shipped`` for those inside the package), several joined by ``:``
+            (`os.pathsep`) or in a list, each with or without ``name=`` before it, or a mapping name → folder.
 
     Raises:
         ModelArgumentError: a folder without experts, or two experts of one name.
@@ -109,7 +109,7 @@ def parse_experts(value: Any) -> dict[str, Path] | None:
         if not equals or os.sep in name:
             name, path = "", part
         try:
-            inside = find_experts(path)
+            inside = shipped() if path == "shipped" else find_experts(path)
         except AdapterError as error:
             raise ModelArgumentError(f"experts={value}: {error}") from None
         if name and len(inside) > 1:

@@ -62,6 +62,8 @@ class T2Results(TypedDict):
         passes: task → costs.
         confusion: expert that tasks are for (``t2_domain`` in their metadata) → category → documents; None where no pass 1 ran or no
             task says.
+        mixture: of a mixture file (`MixtureFile.facts`); None without one.
+        contaminated: task → ids of evaluated documents that the mixture's α were chosen on; empty for a clean score.
         sandbox: what generated code has run in since the process began; None where none ran.
         peak_memory: bytes, of the device that the model is on, or of this process where that is the CPU; None where it cannot be told.
     """
@@ -76,6 +78,8 @@ class T2Results(TypedDict):
     probe: str | None
     passes: dict[str, TaskCost]
     confusion: dict[str, dict[str, int]] | None
+    mixture: dict[str, Any] | None
+    contaminated: dict[str, list[int]]
     sandbox: str | None
     peak_memory: int | None
 

@@ -47,7 +47,7 @@ class TwoPass:
         raise NotImplementedError
 
     def run_facts(self) -> dict[str, Any]:
-        """Return ``experts`` (name → sha256), ``parameters`` (name → count), ``base`` (fingerprint), ``dispatch``, ``calibrate``, ``probe``."""
+        """Return the fields of `T2Results` that say what answered: ``experts``, ``parameters``, ``base``, ``dispatch`` and so on."""
         raise NotImplementedError
 
     def cache_facts(self) -> dict[str, Any]:

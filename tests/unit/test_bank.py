@@ -235,3 +235,50 @@ def test_copies_are_independent(experts):
     ExpertBank.load(model, "tiny", experts).apply(Mixture.single("math"))
     with torch.no_grad():
         assert torch.equal(other(IDS).logits, tiny()(IDS).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_mixing_gives_the_weights_of_the_products(experts, dtype):
+    model = tiny().to(dtype)
+    bank = ExpertBank.load(model, "tiny", experts)
+    layers = len(model.model.layers)
+    mixtures = [Mixture.parse(text) for text in ("math=0.25+code=0.75", "raw=0.3+math=0.7", "code=0.4", "math=-1+raw=2")]
+    mixtures.append(Mixture.per_layer({"math": [0.1] * layers, "code": [0.9 - 0.2 * i for i in range(layers)]}))
+    for mixture in mixtures:
+        bank.apply(mixture)
+        expected = {n: p.detach().clone() for n, p in model.named_parameters()}
+        bank.apply(Mixture.base())
+        with bank.linear_mixing() as linear:
+            assert linear
+            bank._kept.clear()
+            bank.apply(mixture)
+            for name, parameter in model.named_parameters():
+                # one step of rounding to the base's dtype where the two ways fall on its two sides
+                rounding = {"atol": 1e-2, "rtol": 8e-3} if dtype == torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-5}
+                torch.testing.assert_close(parameter, expected[name], **rounding)
+        bank.apply(Mixture.base())
+    assert torch.equal(model(IDS).logits, tiny().to(dtype)(IDS).logits)
+
+
+def test_linear_mixing_without_memory_makes_mixtures_as_ever(experts, monkeypatch, caplog):
+    monkeypatch.setattr("t2.adapters.bank.free_memory", lambda device: 1000)
+    model = tiny()
+    bank = ExpertBank.load(model, "tiny", experts)
+    bank.apply(Mixture.parse("math=0.5+code=0.5"))
+    expected = model(IDS).logits
+    bank.apply(Mixture.base())
+    with bank.linear_mixing() as linear:
+        assert not linear and "Not enough memory" in caplog.text
+        bank.apply(Mixture.parse("math=0.5+code=0.5"))
+        assert torch.equal(model(IDS).logits, expected)
+
+
+def test_alpha_by_layer_scales_each_layer_with_its_own(experts):
+    bank = ExpertBank.load(tiny().float(), "tiny", {k: experts[k] for k in ("math", "code")})
+    mixture = Mixture.per_layer({"math": [1.0, 0.25], "code": [0.0, 0.75]})
+    first, second = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+    z = {name: bank.experts[name].vectors for name in bank.names}
+    assert torch.allclose(bank.scale(mixture, first), z["math"][first])
+    assert torch.allclose(bank.scale(mixture, second), 0.25 * z["math"][second] + 0.75 * z["code"][second])
+    with pytest.raises(AdapterError, match="for another model"):
+        bank.apply(Mixture.per_layer({"math": [1.0]}))

@@ -32,8 +32,8 @@ def test_unknown_command_suggests_the_nearest():
     done = run("fetsh")
     assert done.returncode == 2
     assert (
-        done.stderr
-        == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: curves, doctor, experts, fetch, probe, regress, report, score-code, study, train.\n"
+        done.stderr == "t2: Unknown command 'fetsh'. Did you mean 'fetch'? Known: adapt, curves, doctor, eval, experts, fetch, probe, "
+        "regress, report, score-code, study, train.\n"
     )
 
 

@@ -1,0 +1,330 @@
+"""`t2 adapt`: from a task and a few of its documents to a mixture file."""
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...adapters.bank import layer_of
+from ...adapters.errors import AdapterError
+from ...adapters.mixture import Mixture
+from ...adapters.search import AlphaSpace, Outcome, Search, SearchResult, make_optimiser
+from ...adapters.search.space import Candidate
+from ..errors import T2Error
+from .documents import Document, Source, draw, load_tasks, prepare
+from .evaluate import Judge
+from .journal import Journal
+from .mixture_file import SCHEMA, check_writable, read_mixture, write_json
+
+log = logging.getLogger("t2")
+
+FORMS = ("normalised", "free", "normalised-by-layer", "free-by-layer")
+"""The four configurations of appendix A.4, simplest first."""
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """What `t2 adapt` is asked for.
+
+    Attributes:
+        task: lm-eval's task or group.
+        output: the mixture file to write.
+        shots: few-shot documents.
+        forms: of `FORMS`; with several, each is searched, and the one whose α do best on `select` further documents is taken.
+        select: documents held out for that choice.
+        optimizer, iterations, population, elite_ratio, low, high, resolution: of the search, see `t2.adapters.search`.
+        seed: of the draw of documents and of the search.
+        source: split of the documents; None for the best that the task offers.
+        metric: the 0/1 metric, see `Judge`.
+        model_args: of model `t2`.
+        batch_size: rows a batch.
+        num_fewshot, gen_kwargs, apply_chat_template, system_instruction, fewshot_as_multiturn, include_path: as lm-eval's options: they
+            make the prompts, which should be those of the evaluation.
+    """
+
+    task: str
+    output: Path
+    shots: int = 10
+    forms: tuple[str, ...] = ("normalised",)
+    select: int = 0
+    optimizer: str = "cem"
+    iterations: int = 100
+    population: int = 32
+    elite_ratio: float = 0.2
+    low: float = 0.0
+    high: float = 1.0
+    resolution: float = 0.01
+    seed: int = 0
+    source: Source | None = None
+    metric: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 32
+    num_fewshot: int | None = None
+    gen_kwargs: str | None = None
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool = True
+    include_path: str | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"--{name.replace('_', '-')} must be at least {least}; got {getattr(self, name)}."
+            for name, least in (("shots", 1), ("select", 0), ("iterations", 1), ("population", 2), ("batch_size", 1))
+            if getattr(self, name) < least
+        ]
+        if unknown := [form for form in self.forms if form not in FORMS]:
+            wrong.append(f"Unknown form {unknown[0]!r}; it is one of {', '.join(FORMS)}.")
+        if len(self.forms) > 1 and not self.select:
+            wrong.append("Several --form need --select N: documents held out to choose among them, never the test set.")
+        if len(self.forms) == 1 and self.select:
+            wrong.append("--select has a use only with several --form: there is nothing to choose.")
+        for argument in ("strategy", "mixture", "dispatch"):
+            if argument in self.model_args:
+                wrong.append(f"The model argument {argument} has no place here: the search itself decides which weights answer.")
+        try:  # what the search would find wrong with its numbers is told now
+            space = AlphaSpace(
+                ("any",), None, any(form.startswith("normalised") for form in self.forms), self.low, self.high, self.resolution
+            )
+            make_optimiser(self.optimizer, space, self.seed, max(self.population, 2), self.elite_ratio)
+        except AdapterError as error:
+            wrong.append(str(error))
+        if wrong:
+            raise T2Error("\n".join(wrong))
+
+    def settings(self) -> dict[str, Any]:
+        """Return all of it but the output and the batch size, as JSON values."""
+        kept = {name: value for name, value in asdict(self).items() if name not in ("output", "batch_size")}
+        return json.loads(json.dumps(kept, default=str))
+
+
+def adapt(options: AdaptOptions) -> Path:
+    """Search, and write the mixture file; an interrupted search is resumed by the same options.
+
+    Returns:
+        The file; left as it is if it holds the result of these very options already.
+
+    Raises:
+        T2Error: an option, task, model, expert or file that cannot be used.
+    """
+    settings = options.settings()
+    if options.output.exists():
+        _check_finished(options.output, settings)
+        return options.output
+    check_writable(options.output)  # told before hours of search
+    tasks = load_tasks(options.task, options.include_path, options.num_fewshot, options.gen_kwargs)
+    documents = draw(tasks, options.shots + options.select, options.seed, options.source)
+    lm = _model(options)
+    found = _Adaptation(options, settings, tasks, documents, lm).run()
+    write_json(options.output, found)
+    return options.output
+
+
+def _check_finished(path: Path, settings: dict[str, Any]) -> None:
+    made = read_mixture(path).data.get("settings")
+    if made != settings:
+        old = made if isinstance(made, dict) else {}
+        other = [name for name in settings if settings[name] != old.get(name)]
+        raise T2Error(f"{path} is there already, made with another {', '.join(other)}. Choose another --output, or delete it.")
+    log.info("%s is there already, made with these settings: nothing to do.", path)
+
+
+def _model(options: AdaptOptions) -> Any:
+    from ..model import T2LM
+    from ..strategy import Strategy, parse_experts
+
+    experts = options.model_args.get("experts")
+    lm = T2LM(**{**options.model_args, "strategy": "base"}, batch_size=options.batch_size)
+    if lm.bank is None:
+        lm._load_bank(Strategy("fixed"), parse_experts(experts))
+    if lm.bank is None or not lm.bank.names:
+        raise T2Error(
+            f"No expert fits {lm.pretrained}: there is nothing to mix. Train experts for it and name their folder with experts=…."
+        )
+    return lm
+
+
+class _Adaptation:
+    """One run of `adapt` with everything loaded."""
+
+    def __init__(self, options: AdaptOptions, settings: dict[str, Any], tasks: Any, documents: Sequence[Document], lm: Any) -> None:
+        self.options, self.settings, self.documents, self.lm = options, settings, documents, lm
+        self.shots, self.select = documents[: options.shots], documents[options.shots :]
+        prompts = {
+            "lm": lm,
+            "apply_chat_template": options.apply_chat_template,
+            "system_instruction": options.system_instruction,
+            "fewshot_as_multiturn": options.fewshot_as_multiturn,
+        }
+        self.judge = Judge(lm, prepare(tasks, self.shots, **prompts), options.metric, options.batch_size)
+        self.chooser = Judge(lm, prepare(tasks, self.select, **prompts), options.metric, options.batch_size) if self.select else None
+        self.evaluated = {name: len(task.eval_docs) for name, task in tasks.items()}
+        self.identity = {
+            "fingerprint": lm.fingerprint,
+            "experts": {name: expert.sha256 for name, expert in sorted(lm.bank.experts.items())},
+            "documents": [document.as_dict() for document in documents],
+            "dtype": str(lm.model.dtype),
+            "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval", "t2")},
+        }
+        key = hashlib.sha256(json.dumps([settings, self.identity], sort_keys=True).encode()).hexdigest()
+        self.journal = Journal(options.output, key)
+
+    def run(self) -> dict[str, Any]:
+        """Return the content of the mixture file."""
+        with self.lm.bank.linear_mixing():
+            base = self._known("base", "base") or self._evaluate("base", {"base": Mixture.base()})
+            log.info("The base model gets %d of %d few-shot documents right.", base.right, len(self.shots))
+            searches = {form: self._search(form, base) for form in self.options.forms}
+        form, choice = self._choose(searches)
+        space, found = searches[form]
+        mixture = Mixture.base() if found.best is None else space.mixture(found.best) or Mixture.base()
+        confirmed = self._evaluate(form, {"confirmed": mixture})
+        self._tell(space, found, base, confirmed)
+        self.journal.remove()
+        return self._content(form, choice, searches, base, confirmed)
+
+    # ---- evaluating, each candidate once, and kept at once
+
+    def _known(self, form: str, name: str) -> Outcome | None:
+        kept = self.journal.outcomes.get(form, {}).get(name)
+        return None if kept is None else Outcome.of(kept)
+
+    def _evaluate(self, form: str, mixtures: dict[str, Mixture]) -> Outcome:
+        (outcome,) = self._outcomes(form, mixtures)
+        return outcome
+
+    def _outcomes(self, form: str, mixtures: dict[str, Mixture]) -> Iterator[Outcome]:
+        start, tokens = time.perf_counter(), self.judge.tokens_out
+        for name, outcome in zip(mixtures, self.judge.outcomes(mixtures.values()), strict=True):
+            self.journal.outcomes.setdefault(form, {})[name] = outcome.as_dict()
+            now = time.perf_counter()
+            self.journal.seconds += now - start
+            self.journal.tokens += self.judge.tokens_out - tokens
+            start, tokens = now, self.judge.tokens_out
+            self.journal.save()
+            yield outcome
+
+    def _search(self, form: str, base: Outcome) -> tuple[AlphaSpace, SearchResult]:
+        options = self.options
+        layers = 1 + max(layer_of(name) or 0 for e in self.lm.bank.experts.values() for name in e.vectors) if "layer" in form else None
+        space = AlphaSpace(tuple(self.lm.bank.names), layers, form.startswith("normalised"), options.low, options.high, options.resolution)
+
+        def evaluate(candidates: list[Candidate]) -> Iterator[Outcome]:
+            return self._outcomes(form, {_text(c): space.mixture(c) or Mixture.base() for c in candidates})
+
+        memo = {_candidate(text): Outcome.of(kept) for text, kept in self.journal.outcomes.get(form, {}).items() if text != "confirmed"}
+        if memo:
+            log.info("%s: %d mixtures are known from an interrupted run.", form, len(memo))
+        optimiser = make_optimiser(options.optimizer, space, options.seed, options.population, options.elite_ratio)
+        search = Search(space, optimiser, evaluate, base, options.iterations, memo)
+        return space, search.run(lambda entry: self._progress(form, entry))
+
+    def _progress(self, form: str, entry: dict[str, Any]) -> None:
+        log.info(
+            "%s, generation %d: best %d of %d, mean %.2f; %d mixtures evaluated",
+            form, entry["generation"], entry["right"], len(self.shots), entry["mean_right"], entry["evaluated"],
+        )  # fmt: skip
+
+    def _choose(self, searches: dict[str, tuple[AlphaSpace, SearchResult]]) -> tuple[str, dict[str, Any] | None]:
+        """Return the form to use, and what each did on the documents held out for this choice."""
+        if self.chooser is None:
+            return next(iter(searches)), None
+        mixtures = {
+            form: (space.mixture(found.best) if found.best else None) or Mixture.base() for form, (space, found) in searches.items()
+        }
+        outcomes = dict(zip(mixtures, self.chooser.outcomes(mixtures.values()), strict=True))
+        best = max(outcomes, key=lambda form: outcomes[form].key)  # of equal ones the first, which is the simplest
+        log.info("Form %s is taken: right on %d of %d documents held out for the choice.", best, outcomes[best].right, len(self.select))
+        return best, {form: {"right": outcome.right, **outcome.as_dict()} for form, outcome in outcomes.items()}
+
+    def _tell(self, space: AlphaSpace, found: SearchResult, base: Outcome, confirmed: Outcome) -> None:
+        if not found.signal:
+            log.warning(
+                "No signal: the base model and all %d mixtures get %d of %d documents right, so these documents say nothing about α. "
+                "The base weights are kept. Try more --shots, or a task that the model solves sometimes.",
+                found.evaluated, base.right, len(self.shots),
+            )  # fmt: skip
+        elif found.outcome.right < base.right:
+            log.warning("The base model alone gets more right (%d) than the best mixture (%d).", base.right, found.outcome.right)
+        if confirmed.right != found.outcome.right:
+            log.warning(
+                "Evaluated again with merged weights the best mixture gets %d right, %d in the search: rounding decides some answers.",
+                confirmed.right, found.outcome.right,
+            )  # fmt: skip
+
+    def _content(
+        self,
+        form: str,
+        choice: dict[str, Any] | None,
+        searches: dict[str, tuple[AlphaSpace, SearchResult]],
+        base: Outcome,
+        confirmed: Outcome,
+    ) -> dict[str, Any]:
+        space, found = searches[form]
+        lm, options = self.lm, self.options
+        beforehand = "beforehand" if choice is None else f"on {options.select} documents held out for it"
+        return {
+            "t2_mixture": SCHEMA,
+            "task": options.task,
+            "alpha": {} if found.best is None else space.alphas(found.best),
+            "signal": found.signal,
+            "base": {
+                "name": str(getattr(lm.model, "name_or_path", "") or lm.pretrained),
+                "pretrained": options.model_args.get("pretrained"),
+                "fingerprint": lm.fingerprint,
+            },
+            "experts": {name: {"sha256": sha256} for name, sha256 in self.identity["experts"].items()},
+            "experts_argument": options.model_args.get("experts"),
+            "configuration": {
+                "form": form,
+                "chosen": beforehand,
+                "choice": choice,
+                "metric": str(self.judge.metric),
+                **{
+                    name: getattr(options, name)
+                    for name in ("shots", "optimizer", "iterations", "population", "elite_ratio", "low", "high", "resolution", "seed")
+                },
+            },
+            "documents": self.identity["documents"],
+            "evaluated_documents": self.evaluated,
+            "scores": {
+                "base": _told(base),
+                "best": _told(found.outcome),
+                "confirmed": _told(confirmed),
+            },
+            "searches": {
+                name: {
+                    "alpha": {} if result.best is None else room.alphas(result.best),
+                    "ended": result.reason,
+                    "evaluated": result.evaluated,
+                    "asked": result.asked,
+                    "trace": result.trace,
+                }
+                for name, (room, result) in searches.items()
+            },
+            "cost": {"seconds": round(self.journal.seconds, 3), "tokens_out": self.journal.tokens, "mixing": "linear"},
+            "machine": {"device": str(lm.device), "dtype": self.identity["dtype"], "python": platform.python_version()}
+            | self.identity["versions"],
+            "settings": self.settings,
+        }
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    likelihood = outcome.mean_log_likelihood if outcome.tokens else None
+    return {"right": outcome.right, "of": len(outcome.correct), "mean_log_likelihood": likelihood}
+
+
+def _text(candidate: Candidate) -> str:
+    return ",".join(map(str, candidate))
+
+
+def _candidate(text: str) -> Candidate:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise AdapterError(f"The journal of the search holds a candidate {text!r}; delete it and search again.") from None

@@ -1,0 +1,190 @@
+"""Arguments of `t2 adapt` and `t2 eval`."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import T2Error
+from .adapt import FORMS, AdaptOptions, adapt
+from .documents import SOURCES
+from .mixture_file import MixtureFile, read_mixture
+
+log = logging.getLogger("t2")
+
+LIGHT = {"shots": 3, "iterations": 10}
+"""The paper's light budget."""
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    search = parser.add_argument_group("search")
+    search.add_argument("--shots", type=int, metavar="N", help="few-shot documents (default: 10; the paper has 3, 5, 10, 20)")
+    search.add_argument("--budget", choices=("full", "light"), default="full", help="light: 3 shots and 10 iterations, where not given")
+    search.add_argument("--form", metavar="FORM,...", default=FORMS[0], help=f"what α are, of {', '.join(FORMS)} (default: {FORMS[0]})")
+    search.add_argument("--select", type=int, default=0, metavar="N", help="with several forms: documents held out to choose one")
+    search.add_argument("--optimizer", default="cem", metavar="NAME", help="cem (the paper), cma (needs the package cmaes), random")
+    search.add_argument("--iterations", type=int, metavar="N", help="generations at most (default: 100)")
+    search.add_argument("--population", type=int, default=32, metavar="N", help="mixtures a generation (default: 32)")
+    search.add_argument("--elite_ratio", type=float, default=0.2, metavar="X", help="share that makes the next generation (default: 0.2)")
+    search.add_argument("--range", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="of the numbers searched (0 1)")
+    search.add_argument("--resolution", type=float, default=0.01, metavar="X", help="α are rounded to it (default: 0.01)")
+    search.add_argument("--search_seed", type=int, default=0, metavar="N", help="of the documents and the search (default: 0)")
+    search.add_argument("--source", choices=SOURCES, help="split of the documents (default: the first of these that the task has)")
+    search.add_argument("--metric", metavar="NAME[,FILTER]", help="the 0/1 metric that counts right answers")
+
+
+def _shared_arguments(parser: argparse.ArgumentParser) -> None:
+    shared = parser.add_argument_group("as for lm_eval")
+    shared.add_argument("--model_args", default="", metavar="KEY=VALUE,...", help="of model t2: pretrained, experts, dtype, …")
+    shared.add_argument("--num_fewshot", type=int, metavar="N", help="examples in each prompt")
+    shared.add_argument("--gen_kwargs", metavar="KEY=VALUE,...", help="of generation")
+    shared.add_argument("--apply_chat_template", action="store_true", help="wrap prompts in the chat template")
+    shared.add_argument("--system_instruction", metavar="TEXT", help="system prompt")
+    shared.add_argument("--batch_size", default="32", metavar="N", help="rows a batch (default: 32)")
+    shared.add_argument("--device", metavar="NAME", help="cuda, cpu, …")
+    shared.add_argument("--include_path", metavar="FOLDER", help="of more tasks")
+
+
+def _options(args: argparse.Namespace, task: str, output: Path) -> AdaptOptions:
+    from lm_eval.utils import simple_parse_args_string
+
+    budget = LIGHT if args.budget == "light" else {"shots": 10, "iterations": 100}
+    model_args: dict[str, Any] = simple_parse_args_string(args.model_args)
+    if args.device:
+        model_args["device"] = args.device
+    model_args.pop("batch_size", None)
+    return AdaptOptions(
+        task=task,
+        output=output,
+        shots=budget["shots"] if args.shots is None else args.shots,
+        iterations=budget["iterations"] if args.iterations is None else args.iterations,
+        forms=tuple(form.strip() for form in args.form.split(",")),
+        select=args.select,
+        optimizer=args.optimizer,
+        population=args.population,
+        elite_ratio=args.elite_ratio,
+        low=args.range[0],
+        high=args.range[1],
+        resolution=args.resolution,
+        seed=args.search_seed,
+        source=args.source,
+        metric=args.metric,
+        model_args=model_args,
+        batch_size=int(args.batch_size) if args.batch_size.isdecimal() else 32,
+        num_fewshot=args.num_fewshot,
+        gen_kwargs=args.gen_kwargs,
+        apply_chat_template=args.apply_chat_template,
+        system_instruction=args.system_instruction,
+        include_path=args.include_path,
+    )
+
+
+def adapt_command(argv: Sequence[str]) -> int:
+    """Run `t2 adapt`; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="t2 adapt",
+        description="Few-shot adaptation: search for the mixture of experts that does best on a few documents of a task, and write it "
+        "to a file for `lm_eval --model t2 --model_args mixture=FILE`. The same command resumes an interrupted search.",
+    )
+    parser.add_argument("--task", required=True, metavar="NAME", help="lm-eval's task or group, of generated text or multiple choice")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="mixture file (default: mixtures/TASK.json)")
+    _search_arguments(parser)
+    _shared_arguments(parser)
+    args = parser.parse_args(argv)
+    made = read_mixture(adapt(_options(args, args.task, args.output or _default_file(Path("mixtures"), args.task))))
+    print(_summary(made))
+    return 0
+
+
+def eval_command(argv: Sequence[str]) -> int:
+    """Run `t2 eval`; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="t2 eval",
+        description="`lm_eval --model t2` by strategy. With --strategy fewshot, `t2 adapt` comes first for each task, and documents that "
+        "the search has seen are left out of the score. Options that are not listed here are lm_eval's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--strategy", required=True, metavar="NAME", help="fewshot, or what the model argument strategy takes")
+    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="lm-eval's tasks")
+    parser.add_argument(
+        "--mixtures", type=Path, default=Path("mixtures"), metavar="FOLDER", help="of the mixture files (default: mixtures)"
+    )
+    parser.add_argument("--limit", type=float, metavar="N", help="evaluate the first N documents, or a share below 1")
+    _search_arguments(parser)
+    _shared_arguments(parser)
+    args, rest = parser.parse_known_args(argv)
+    if args.strategy != "fewshot":
+        _lm_eval(args, args.tasks, f"strategy={args.strategy}", rest, None)
+        return 0
+    for owned in ("--samples", "--config", "--model"):
+        if any(word == owned or word.startswith(owned + "=") for word in rest):
+            raise T2Error(f"{owned} does not go with t2 eval --strategy fewshot: it says itself which documents and weights to use.")
+    for task in args.tasks.split(","):
+        made = read_mixture(adapt(_options(args, task, _default_file(args.mixtures, task))))
+        print(_summary(made))
+        _lm_eval(args, task, f"mixture={made.path}", rest, rest_of(made, args.limit))
+    return 0
+
+
+def rest_of(mixture: MixtureFile, limit: float | None) -> dict[str, list[int]] | None:
+    """Return lm-eval's argument ``samples``: the documents that the search has not seen; None where it saw none that are evaluated.
+
+    Args:
+        mixture: of the task that is evaluated.
+        limit: as lm-eval's; it counts documents before any is left out.
+
+    Raises:
+        T2Error: nothing is left to evaluate.
+    """
+    seen: dict[str, set[int]] = {}
+    for document in mixture.data["documents"]:
+        if document["split"] == "evaluated":
+            seen.setdefault(document["task"], set()).add(document["id"])
+    if not seen:
+        return None
+    left = {}
+    for task, total in mixture.data["evaluated_documents"].items():
+        count = total if limit is None else min(total, -(-total * limit // 1) if limit < 1 else limit)
+        left[task] = [i for i in range(int(count)) if i not in seen.get(task, ())]
+        if not left[task]:
+            raise T2Error(f"Nothing of {task} is left to evaluate once the documents of the search are left out: raise --limit.")
+    return left
+
+
+def _default_file(folder: Path, task: str) -> Path:
+    return folder / f"{task.replace('/', '_')}.json"
+
+
+def _summary(made: MixtureFile) -> str:
+    scores, best = made.data["scores"], made.data["scores"]["confirmed"]
+    cost = made.data["cost"]
+    return (
+        f"{made.path}: {made.mixture}; {best['right']} of {best['of']} few-shot documents right, the base model {scores['base']['right']}; "
+        f"{sum(search['evaluated'] for search in made.data['searches'].values())} mixtures evaluated in {cost['seconds']:.0f} s"
+    )
+
+
+def _lm_eval(args: argparse.Namespace, tasks: str, weights: str, rest: list[str], samples: dict[str, list[int]] | None) -> None:
+    """Run lm-eval's command line in this process."""
+    from lm_eval.__main__ import cli_evaluate
+
+    words = ["--model", "t2", "--tasks", tasks, "--model_args", ",".join(part for part in (args.model_args, weights) if part)]
+    words += ["--batch_size", args.batch_size]
+    for name in ("num_fewshot", "gen_kwargs", "system_instruction", "device", "include_path"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", str(getattr(args, name))]
+    if args.apply_chat_template:
+        words.append("--apply_chat_template")
+    if samples is not None:
+        words += ["--samples", json.dumps(samples)]
+    elif args.limit is not None:
+        words += ["--limit", str(args.limit)]
+    before = sys.argv
+    sys.argv = ["lm_eval", "run", *words, *rest]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before

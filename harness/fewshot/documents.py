@@ -1,0 +1,187 @@
+"""The few-shot documents of an lm-eval task: from its train or validation split where it has one, else from the one that is evaluated."""
+
+import copy
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import T2Error
+
+Source = Literal["train", "validation", "evaluated"]
+SOURCES: tuple[Source, ...] = ("train", "validation", "evaluated")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document.
+
+    Attributes:
+        task: lm-eval's task (of a group, the member).
+        source: where it is from; ``evaluated`` is the split that the task's score is computed on.
+        index: its place in that split, as lm-eval counts it (``doc_id``).
+        doc: its fields.
+        sha256: as lm-eval hashes it (``doc_hash`` of the logged samples).
+    """
+
+    task: str
+    source: Source
+    index: int
+    doc: Mapping[str, Any]
+    sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the mixture file: without the content."""
+        return {"task": self.task, "split": self.source, "id": self.index, "sha256": self.sha256}
+
+
+def load_tasks(name: str, include_path: str | None = None, num_fewshot: int | None = None, gen_kwargs: Any = None) -> dict[str, Any]:
+    """Load a task, or the tasks of a group, set up as lm-eval's `simple_evaluate` does with the same options.
+
+    Raises:
+        T2Error: no such task, it cannot be loaded, or it is of a kind that has no right answers.
+    """
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import simple_parse_args_string
+
+    from ..errors import nearest
+
+    manager = TaskManager(include_path=include_path)
+    if name not in manager.all_tasks:
+        raise T2Error(f"Unknown task {name!r}.{nearest(name, manager.all_tasks).partition(' Known:')[0]} `lm_eval ls tasks` lists them.")
+    try:
+        tasks = manager.load([name])["tasks"]
+    except T2Error:
+        raise
+    except Exception as error:  # lm-eval's loaders raise whatever their libraries do
+        raise T2Error(f"lm-eval's task {name!r} cannot be loaded ({type(error).__name__}: {error}).") from error
+    options = simple_parse_args_string(gen_kwargs) if isinstance(gen_kwargs, str) else gen_kwargs
+    for task_name, task in tasks.items():
+        if task.OUTPUT_TYPE not in ("generate_until", "multiple_choice"):
+            raise T2Error(f"Task {task_name!r} scores {task.OUTPUT_TYPE}: it has no right answers to count. Few-shot search needs them.")
+        if (task.config.repeats or 1) != 1:
+            raise T2Error(f"Task {task_name!r} draws {task.config.repeats} replies a document; adapt on its form with one reply.")
+        if options and task.OUTPUT_TYPE == "generate_until":
+            task.set_config(key="generation_kwargs", value=options, update=True)
+        if num_fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=num_fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=1234)
+    return tasks
+
+
+def doc_hash(doc: Mapping[str, Any]) -> str:
+    """Return the sha256 that lm-eval logs for a document as ``doc_hash``."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    return hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
+
+
+def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
+    """Return the documents that a task offers, by source, best source first; loads none that it does not offer."""
+    config, found = task.config, dict[Source, Any]()
+    evaluated = config.test_split if task.has_test_docs() else config.validation_split
+    if task.has_training_docs() and config.training_split != evaluated:
+        found["train"] = task.training_docs()
+    elif (split := _placeholder(task)) is not None:
+        found[split] = task.sampler.fewshot_docs()
+    if "validation" not in found and task.has_validation_docs() and config.validation_split != evaluated:
+        found["validation"] = task.validation_docs()
+    fewshot = task.fewshot_cfg.split
+    if not found and fewshot not in (None, evaluated):
+        found["train"] = task.fewshot_docs()
+    found["evaluated"] = task.eval_docs
+    return found
+
+
+def _placeholder(task: Any) -> Source | None:
+    """Return the split of t2's own tasks' few-shot examples, which their sampler loads on demand (`t2.tasks.fewshot`)."""
+    samples = getattr(task.fewshot_cfg, "samples", None)
+    first = samples[0] if isinstance(samples, list) and samples else None
+    split = first.get("split") if isinstance(first, Mapping) and "dataset" in first else None
+    return split if split in ("train", "validation") else None
+
+
+def draw(tasks: Mapping[str, Any], count: int, seed: int, source: Source | None = None) -> list[Document]:
+    """Draw `count` documents without replacement, over all of a group's tasks.
+
+    Args:
+        tasks: name → task.
+        count: how many.
+        seed: of the draw; the first documents of a larger draw are those of a smaller one.
+        source: where from; None for the best that every task offers.
+
+    Raises:
+        T2Error: no such source here, or not more documents than `count`.
+    """
+    offers = {name: pools(task) for name, task in tasks.items()}
+    if source is not None and (lacking := [name for name, offer in offers.items() if source not in offer]):
+        has = ", ".join(offers[lacking[0]])
+        raise T2Error(f"--source {source}: task {lacking[0]!r} offers no such documents; it has: {has}.")
+    chosen: Source = source or next(s for s in SOURCES if all(s in offer for offer in offers.values()))
+    places = [(name, index) for name, offer in offers.items() for index in range(len(offer[chosen]))]
+    if count >= len(places):
+        raise T2Error(
+            f"{count} documents are to be drawn, but {', '.join(tasks)} {'has' if len(tasks) == 1 else 'have'} only {len(places)} in its "
+            f"{chosen} split: lower --shots (and --select), or take another --source."
+        )
+    random.Random(seed).shuffle(places)  # noqa: S311 - a reproducible draw, not a secret
+    drawn = []
+    for name, index in places[:count]:
+        doc = dict(offers[name][chosen][index])
+        drawn.append(Document(name, chosen, index, doc, doc_hash(doc)))
+    return drawn
+
+
+@dataclass
+class Prepared:
+    """Requests of some documents of one task, as lm-eval would send them.
+
+    Attributes:
+        task: lm-eval's task, whose filters and metrics judge.
+        instances: requests; `doc_id` counts the given documents.
+        places: for each document its place among all that were given to `prepare`.
+    """
+
+    task: Any
+    instances: list[Any]
+    places: list[int]
+
+
+def prepare(
+    tasks: Mapping[str, Any],
+    documents: Sequence[Document],
+    lm: Any = None,
+    apply_chat_template: bool = False,
+    system_instruction: str | None = None,
+    fewshot_as_multiturn: bool = True,
+) -> list[Prepared]:
+    """Make the requests of `documents`, with lm-eval's own prompt building.
+
+    Args:
+        tasks: as `load_tasks` returned them.
+        documents: of these tasks.
+        lm: the model, for its chat template.
+        apply_chat_template: as lm-eval's option.
+        system_instruction: as lm-eval's option.
+        fewshot_as_multiturn: as lm-eval's option.
+    """
+    prepared = []
+    for name, task in tasks.items():
+        places = [i for i, document in enumerate(documents) if document.task == name]
+        if not places:
+            continue
+        docs = [dict(documents[i].doc) for i in places]
+        part = copy.copy(task)
+        part.has_test_docs, part.test_docs = lambda: True, lambda docs=docs: docs
+        part.build_all_requests(
+            system_instruction=system_instruction,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+            chat_template=lm.apply_chat_template if apply_chat_template else None,
+            tokenizer_name=lm.tokenizer_name if apply_chat_template else "",
+        )
+        prepared.append(Prepared(task, list(part.instances), places))
+    return prepared

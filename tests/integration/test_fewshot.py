@@ -1,0 +1,352 @@
+"""Few-shot adaptation through the command line, on a tiny model with a task whose right α is known; the real default model where it is."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import lm_eval
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
+
+from t2.adapters.mixture import Mixture
+from t2.harness.cli import main
+from t2.harness.errors import T2Error
+from t2.harness.fewshot.adapt import AdaptOptions, adapt
+from t2.harness.fewshot.documents import doc_hash, draw, load_tasks
+from t2.harness.fewshot.generate import generate
+from t2.harness.fewshot.mixture_file import read_mixture
+from t2.harness.model import T2LM
+
+tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+
+RIGHT = {"code": 0.6, "math": 0.4}
+QUESTIONS = [f"What is {a} and {b}?" for a in ("one", "two", "six", "ten") for b in ("red", "hot", "wet", "old", "new", "low")]
+GENERATE = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {files}}}
+{splits}
+test_split: test
+output_type: generate_until
+doc_to_text: "Q: {{{{q}}}}\\nA:"
+doc_to_target: "{{{{a}}}}"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 5, do_sample: false}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+KILLED = """
+import os, sys
+from functools import partial
+import lm_eval.tasks
+lm_eval.tasks.TaskManager = partial(lm_eval.tasks.TaskManager, include_defaults=False)
+from t2.harness.cli import main
+from t2.harness.fewshot.journal import Journal
+save, calls = Journal.save, []
+def dying(self):
+    save(self)
+    calls.append(1)
+    if len(calls) == 15:
+        os.kill(os.getpid(), 9)
+Journal.save = dying
+main(sys.argv[1:])
+"""
+CHOOSE = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {files}}}
+{splits}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Q: {{{{q}}}}\\nA:"
+doc_to_target: "{{{{gold}}}}"
+doc_to_choice: ["yes", "no", "perhaps"]
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}, {{metric: acc_norm, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A model, two experts, and tasks whose answers are those of the mixture RIGHT: with a train split, and without one."""
+    root = tmp_path_factory.mktemp("world")
+    before = dict(os.environ)
+    os.environ |= {"T2_CACHE": str(root / "cache"), "HF_DATASETS_CACHE": str(root / "datasets"), "TQDM_DISABLE": "1"}
+    base = tiny.save(root / "tiny-model")
+    tiny.save_experts(root / "experts", base, ("math", "code"))
+    lm = T2LM(str(base), strategy="mix:" + "+".join(f"{n}={a}" for n, a in RIGHT.items()), experts=str(root / "experts"), batch_size=8)
+    options = {"until": ["\n"], "max_gen_toks": 5, "do_sample": False}
+    asked = [Instance("generate_until", {}, (f"Q: {q}\nA:", dict(options)), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
+    answers = lm.generate_until(asked, disable_tqdm=True)
+    choices = [Instance("loglikelihood", {}, (i.args[0], f" {c}"), 0, ("t", 0, 1)) for i in asked for c in ("yes", "no", "perhaps")]
+    scores = [score for score, _ in lm.loglikelihood(choices, disable_tqdm=True)]
+    golds = [max(range(3), key=lambda c, i=i: scores[3 * i + c]) for i in range(len(QUESTIONS))]
+    docs = [{"q": q, "a": a, "gold": g} for q, a, g in zip(QUESTIONS, answers, golds, strict=True)]
+    for split, part in (("train", docs[:14]), ("test", docs[14:]), ("all", docs)):
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in part))
+    (root / "tasks").mkdir()
+    both, alone = f"{{train: {root}/train.jsonl, test: {root}/test.jsonl}}", f"{{test: {root}/all.jsonl}}"
+    for name, text, files, splits in (
+        ("tiny_train", GENERATE, both, "training_split: train"),
+        ("tiny_alone", GENERATE, alone, ""),
+        ("tiny_choose", CHOOSE, both, "training_split: train"),
+    ):
+        (root / "tasks" / f"{name}.yaml").write_text(text.format(name=name, files=files, splits=splits))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+        patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))  # lm-eval's index takes seconds to build
+        yield SimpleNamespace(root=root, base=str(base), experts=str(root / "experts"), tasks=str(root / "tasks"), docs=docs, lm=lm)
+    os.environ.clear()
+    os.environ |= before
+
+
+def options(world, output, task="tiny_train", **more):
+    args = {"pretrained": world.base, "experts": world.experts}
+    given = {"shots": 6, "iterations": 8, "population": 8} | more
+    return AdaptOptions(task=task, output=output, model_args=args, include_path=world.tasks, **given)
+
+
+def arguments(world, *more):
+    model_args = f"pretrained={world.base},experts={world.experts}"
+    search = ("--shots", "6", "--iterations", "8", "--population", "8")
+    return ["--include_path", world.tasks, "--model_args", model_args, *search, *more]
+
+
+def test_the_right_mixture_is_found_and_lm_eval_uses_it(world, tmp_path):
+    made = read_mixture(adapt(options(world, tmp_path / "found.json")))
+    scores = made.data["scores"]
+    assert scores["confirmed"]["right"] == scores["best"]["right"] >= 5 > scores["base"]["right"]
+    assert abs(made.data["alpha"]["code"] - RIGHT["code"]) <= 0.15
+    assert abs(sum(made.data["alpha"].values()) - 1) < 1e-9
+    assert {d["split"] for d in made.data["documents"]} == {"train"} and len(made.data["documents"]) == 6
+    assert all(d["sha256"] == doc_hash(world.docs[d["id"]]) for d in made.data["documents"])
+    assert made.data["configuration"]["chosen"] == "beforehand" and made.data["searches"]["normalised"]["trace"]
+    assert made.data["cost"]["seconds"] > 0 and made.data["cost"]["tokens_out"] > 0
+    assert not (tmp_path / "found.json.search").exists()
+    found = evaluate(world, f"mixture={made.path}", "tiny_train")
+    base = evaluate(world, f"pretrained={world.base},strategy=base", "tiny_train")
+    assert found["results"]["tiny_train"]["exact_match,none"] > base["results"]["tiny_train"]["exact_match,none"] + 0.3
+    facts = found["t2"]
+    assert facts["mixture"]["sha256"] == made.sha256 and facts["mixture"]["task"] == "tiny_train"
+    assert facts["contaminated"] == {} and base["t2"]["mixture"] is None
+    assert facts["strategy"] == f"mix:{made.mixture}"
+
+
+def evaluate(world, model_args, task, **more):
+    manager = TaskManager(include_path=world.tasks, include_defaults=False)
+    return lm_eval.simple_evaluate(
+        model="t2", model_args=model_args, tasks=[task], task_manager=manager, batch_size=8, bootstrap_iters=0, **more
+    )
+
+
+def test_one_pass_gives_lm_evals_answers_and_the_likelihoods_of_a_second_pass(world, monkeypatch):
+    lm = T2LM(world.base, strategy="expert:math", experts=world.experts, batch_size=24)
+    stops = {"until": ["\n", "e"], "max_gen_toks": 12}
+    asked = [Instance("generate_until", {}, (q, dict(stops)), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
+    expected = lm.generate_until(asked, disable_tqdm=True)
+    lm.apply_mixture(Mixture.single("math"))
+    made, ask = [], lm._model_generate
+    monkeypatch.setattr(lm, "_model_generate", lambda **k: made.append((k["context"], k["attention_mask"], ask(**k))) or made[-1][2])
+    replies = generate(lm, asked, batch_size=24)
+    assert [r.text for r in replies] == expected
+    ((context, mask, ids),) = made
+    start = context.shape[1]
+    mask = torch.cat([mask, torch.ones_like(ids[:, start:])], 1)
+    with torch.no_grad():
+        second = lm.model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0)).logits.log_softmax(-1)
+    order = sorted(range(len(asked)), key=lambda i: -len(asked[i].args[0]))
+    for row, i in enumerate(order):
+        count = replies[i].tokens
+        total = sum(float(second[row, start - 1 + t, ids[row, start + t]]) for t in range(count))
+        assert total == pytest.approx(replies[i].log_likelihood, abs=1e-3)
+        said = lm.tok_decode(ids[row, start : start + count])
+        shorter = lm.tok_decode(ids[row, start : start + count - 1])
+        if replies[i].text != lm.tok_decode(ids[row, start:]):  # the count ends with the stop sequence
+            assert ("e" in said or "\n" in said) and not ("e" in shorter or "\n" in shorter)
+    assert len({r.tokens for r in replies}) > 1
+
+
+def test_multiple_choice(world, tmp_path):
+    made = read_mixture(adapt(options(world, tmp_path / "m.json", "tiny_choose", shots=10)))
+    assert made.data["scores"]["confirmed"]["right"] >= 9 and made.data["configuration"]["metric"] == "acc,none"
+    likelihood = made.data["scores"]["confirmed"]["mean_log_likelihood"]
+    assert likelihood is not None and likelihood < 0
+
+
+def test_eval_leaves_the_documents_of_the_search_out_and_a_plain_run_is_marked(world, tmp_path):
+    mixtures, out = tmp_path / "mixtures", tmp_path / "out"
+    more = ["--strategy", "fewshot", "--tasks", "tiny_alone", "--mixtures", str(mixtures), "--output_path", str(out), "--log_samples"]
+    assert main(["eval", *arguments(world), *more]) == 0
+    made = read_mixture(mixtures / "tiny_alone.json")
+    seen = {d["id"] for d in made.data["documents"]}
+    assert {d["split"] for d in made.data["documents"]} == {"evaluated"} and len(seen) == 6
+    (results,) = out.rglob("results_*.json")
+    assert json.loads(results.read_text())["t2"]["contaminated"] == {}
+    samples = [json.loads(line) for path in out.rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
+    assert {s["doc_id"] for s in samples} == set(range(24)) - seen
+    plain = evaluate(world, f"mixture={made.path}", "tiny_alone", limit=20)
+    assert plain["t2"]["contaminated"] == {"tiny_alone": sorted(i for i in seen if i < 20)}
+
+
+def test_the_report_shows_the_mark(world, tmp_path, capsys):
+    made = adapt(options(world, tmp_path / "m.json", "tiny_alone", iterations=1))
+    found = evaluate(world, f"mixture={made}", "tiny_alone")
+    found.pop("samples")
+    (tmp_path / "results_1.json").write_text(json.dumps(found, default=str))
+    assert main(["report", str(tmp_path / "results_1.json")]) == 0
+    assert "tiny_alone: 6 evaluated documents" in capsys.readouterr().out
+
+
+def test_a_killed_search_resumes_to_the_same_file(world, tmp_path):
+    whole = read_mixture(adapt(options(world, tmp_path / "whole.json", resolution=0.001)))
+    command = ["adapt", "--task", "tiny_train", "--resolution", "0.001", "-o", str(tmp_path / "m.json")]
+    run = subprocess.run([sys.executable, "-c", KILLED, *command, *arguments(world)], capture_output=True, text=True, timeout=400)
+    assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
+    journal = tmp_path / "m.json.search"
+    assert not (tmp_path / "m.json").exists()
+    kept = json.loads(journal.read_text())
+    before = len(kept["outcomes"]["normalised"])
+    assert 10 < before < whole.data["searches"]["normalised"]["evaluated"]
+    resumed = read_mixture(adapt(options(world, tmp_path / "m.json", resolution=0.001)))
+    for field in ("alpha", "scores", "searches", "documents", "configuration"):
+        assert resumed.data[field] == whole.data[field], field
+    assert resumed.data["cost"]["seconds"] > kept["seconds"]
+    assert not journal.exists() and [p.name for p in tmp_path.glob(".*")] == []
+
+
+def test_a_finished_search_is_not_repeated_and_not_overwritten(world, tmp_path):
+    path = adapt(options(world, tmp_path / "m.json", iterations=1))
+    before = path.read_bytes()
+    assert adapt(options(world, path, iterations=1)).read_bytes() == before
+    with pytest.raises(T2Error, match="made with another iterations, seed"):
+        adapt(options(world, path, iterations=2, seed=1))
+
+
+def test_forms_are_chosen_on_documents_held_out_for_it(world, tmp_path):
+    forms = ("normalised", "free", "normalised-by-layer", "free-by-layer")
+    made = read_mixture(adapt(options(world, tmp_path / "m.json", "tiny_alone", forms=forms, select=4, iterations=3)))
+    configuration = made.data["configuration"]
+    assert set(configuration["choice"]) == set(made.data["searches"]) == set(forms)
+    chosen = max(configuration["choice"].values(), key=lambda c: c["right"])["right"]
+    assert configuration["choice"][configuration["form"]]["right"] == chosen and "held out" in configuration["chosen"]
+    assert len(made.data["documents"]) == 10  # both are seen, both are left out
+    assert all(len(alpha) == 2 for alpha in made.data["searches"]["free-by-layer"]["alpha"].values())
+    per_layer = read_mixture(adapt(options(world, tmp_path / "l.json", forms=("normalised-by-layer",), iterations=2)))
+    assert per_layer.mixture.layers and "by layer" in str(per_layer.mixture)
+    found = evaluate(world, f"mixture={per_layer.path}", "tiny_train")
+    assert found["t2"]["passes"]["tiny_train"]["chosen"] == {str(per_layer.mixture): 10}
+
+
+def test_no_signal_keeps_the_base(world, tmp_path, caplog):
+    (world.root / "never.jsonl").write_text("".join(json.dumps({"q": q, "a": "never"}) + "\n" for q in QUESTIONS))
+    text = GENERATE.format(name="tiny_never", files=f"{{test: {world.root}/never.jsonl}}", splits="")
+    (world.root / "tasks" / "tiny_never.yaml").write_text(text)
+    with caplog.at_level("WARNING", logger="t2"):
+        made = read_mixture(adapt(options(world, tmp_path / "m.json", "tiny_never")))
+    assert made.mixture.is_base and not made.data["signal"] and made.data["alpha"] == {}
+    assert "No signal" in caplog.text and "base weights are kept" in caplog.text
+    assert evaluate(world, f"mixture={made.path}", "tiny_never", limit=3)["t2"]["strategy"] == "base"
+
+
+def test_documents_are_drawn_from_the_best_split_and_nested(world):
+    tasks = load_tasks("tiny_train", world.tasks)
+    ten, three = draw(tasks, 10, 0), draw(tasks, 3, 0)
+    assert ten[:3] == three and {d.source for d in ten} == {"train"} and draw(tasks, 3, 1) != three
+    assert {d.source for d in draw(tasks, 3, 0, "evaluated")} == {"evaluated"}
+    assert {d.source for d in draw(load_tasks("tiny_alone", world.tasks), 3, 0)} == {"evaluated"}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--task", "tiny_tran"], "Unknown task 'tiny_tran'. Did you mean 'tiny_train'?"),
+        (["--task", "tiny_train", "--shots", "14"], "only 14 in its train split"),
+        (["--task", "tiny_train", "--shots", "0"], "--shots must be at least 1; got 0"),
+        (["--task", "tiny_train", "--source", "validation"], "offers no such documents"),
+        (["--task", "tiny_train", "--form", "normal"], "Unknown form 'normal'"),
+        (["--task", "tiny_train", "--form", "free,normalised"], "need --select"),
+        (["--task", "tiny_train", "--optimizer", "adam"], "Unknown optimizer 'adam'"),
+        (["--task", "tiny_train", "--range", "1", "0"], "the smaller one first"),
+        (["--task", "tiny_train", "--metric", "acc"], "has no metric 'acc'"),
+        (["--task", "tiny_train", "--metric", "exact_match,strict"], "has no filter 'strict'"),
+        (["--task", "tiny_train", "-o", "/proc/no/m.json"], "cannot be written"),
+    ],
+)
+def test_bad_input_ends_with_one_message(world, tmp_path, monkeypatch, capsys, more, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["adapt", *arguments(world), *more]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_experts_of_another_base_are_refused(world, tmp_path, capsys):
+    other = tiny.save(tmp_path / "other", seed=2)
+    tiny.save_expert(tmp_path / "law", 9, other)
+    args = f"pretrained={world.base},experts={world.experts}:{tmp_path / 'law'}"
+    assert main(["adapt", *arguments(world), "--task", "tiny_train", "-o", str(tmp_path / "m.json"), "--model_args", args]) == 2
+    assert "Expert 'law' was trained on a base model with fingerprint" in capsys.readouterr().err
+    assert not (tmp_path / "m.json").exists()
+
+
+def damaged(text):
+    def damage(path):
+        path.write_text(text)
+
+    return damage
+
+
+def changed(**fields):
+    def damage(path):
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damaged('{"t2_mix'), "cannot be read as JSON"),
+        (damaged("[]"), "is no mixture file"),
+        (changed(t2_mixture=99), "format 99"),
+        (changed(alpha={"math": float("nan")}), "no usable α"),
+        (changed(alpha={"math": [0.1, 0.2], "code": 0.1}), "no usable α"),
+        (changed(documents=None), "'documents' is missing"),
+        (changed(base={"fingerprint": "0" * 16, "name": "other"}), "fingerprint 0000000000000000 (other)"),
+        (changed(experts={"math": {"sha256": "0" * 64}, "code": {"sha256": "0" * 64}}), "whose weights have sha256 0000"),
+        (changed(alpha={"law": 1.0}), "there is no expert 'law'"),
+        (Path.unlink, "there is no such file"),
+    ],
+)
+def test_a_mixture_file_that_does_not_fit_is_refused(world, tmp_path, mixture_file, damage, says):
+    path = tmp_path / "m.json"
+    path.write_bytes(mixture_file)
+    damage(path)
+    with pytest.raises(T2Error) as caught:
+        T2LM(world.base, mixture=str(path), experts=world.experts)
+    assert says in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def mixture_file(world, tmp_path_factory):
+    return adapt(options(world, tmp_path_factory.mktemp("m") / "m.json", iterations=1)).read_bytes()
+
+
+def test_a_mixture_and_a_strategy_exclude_each_other(world, tmp_path, mixture_file):
+    (tmp_path / "m.json").write_bytes(mixture_file)
+    with pytest.raises(T2Error, match="leave one out"):
+        T2LM(world.base, mixture=str(tmp_path / "m.json"), strategy="base")
+    with pytest.raises(T2Error, match="needs mixture=FILE"):
+        T2LM(world.base, strategy="fewshot")
+    assert str(T2LM(mixture=str(tmp_path / "m.json"), strategy="fewshot").strategy).startswith("mix:")  # base and experts from the file
+
+
+def test_another_task_is_answered_with_a_warning(world, tmp_path, mixture_file, caplog):
+    (tmp_path / "m.json").write_bytes(mixture_file)
+    with caplog.at_level("WARNING", logger="t2"):
+        found = evaluate(world, f"mixture={tmp_path / 'm.json'}", "tiny_choose", limit=2)
+    assert "found on task tiny_train; here it answers tiny_choose" in caplog.text
+    assert found["t2"]["mixture"]["task"] == "tiny_train"
