@@ -30,8 +30,8 @@ def asked():
     return [Instance("generate_until", {}, (q, dict(options)), i, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
 
 
-def test_three_experts_ship():
-    assert set(shipped()) == {"math", "code", "reasoning"}
+def test_the_experts_that_ship():
+    assert set(shipped()) == {"math", "code", "reasoning", "dispatch"}
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
