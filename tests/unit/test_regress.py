@@ -7,9 +7,11 @@ import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from scipy import stats
 
 from t2.harness.cli import main
@@ -255,6 +257,16 @@ def test_empty_thresholds_are_the_defaults(tmp_path):
     path = tmp_path / "t.yaml"
     path.write_text("# nothing\n")
     assert read_thresholds(path) == Thresholds()
+
+
+def test_the_documented_thresholds_are_the_defaults(tmp_path):
+    blocks = (Path(__file__).parents[2] / "docs/regress.md").read_text(encoding="utf-8").split("```yaml\n")
+    path = tmp_path / "t.yaml"
+    path.write_text(next(block for block in blocks if block.startswith("alpha:")).split("```")[0])
+    found = read_thresholds(path)
+    assert replace(found, tasks={}, benchmarks={}) == Thresholds()
+    assert found.tasks["gsm8k"] == TaskRule(metric="exact_match,strict-match", must_see=0.04)
+    assert {field.name for field in fields(TaskRule)} == set(yaml.safe_load(path.read_text())["default"])
 
 
 # Unlike things
