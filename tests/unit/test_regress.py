@@ -324,6 +324,10 @@ def test_other_documents_are_named(place, capsys):
     assert regress("new", "--allow-unlike") == 1
     out = capsys.readouterr().out
     assert row(out, "sums")[3] == "63" and row(out, "words")[3] == "62"
+    docs = {name: [(i + 100, f"{name} {i}") for i in range(64)] for name in ("sums", "words")}
+    write_run(Path("none"), {"sums": ones(40), "words": ones(30)}, docs=docs)
+    assert regress("none", "--allow-unlike") == 2
+    assert "sums: baseline and run have no document in common." in capsys.readouterr().out
 
 
 # Bad input
