@@ -572,6 +572,22 @@ def test_benchmark_files(place, capsys):
     assert "cut.json: " in capsys.readouterr().err
 
 
+def test_a_file_that_pytest_benchmark_wrote(place, capsys):
+    Path("test_real.py").write_text(
+        "def test_ratio(benchmark):\n    benchmark.pedantic(sum, ([1],))\n"
+        "    benchmark.extra_info.update({'what': 'a / b', 'ratio': 0.5, 'bytes': {'ratio': 0.25, 'what': 'c / d'}})\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "test_real.py", "--benchmark-json=bench.json", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(["regress", "--update", "--baseline", "base.json", "bench.json"]) == 0
+    names = list(read_baseline(Path("base.json")).benchmarks)
+    assert names == [f"test_real.py::test_ratio: {figure}" for figure in ("bytes.ratio", "ratio", "seconds")]
+    Path("t.yaml").write_text('benchmarks: {"*ratio": {max_change: 1.25}}\n')
+    assert regress("bench.json", "--thresholds", "t.yaml") == 0
+    assert "t2 regress: ok, 2 gated" in capsys.readouterr().out
+
+
 # Output
 
 
