@@ -145,6 +145,8 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
         if common:
             pairs[name] = ([one.documents[doc][1] for doc in common], [two.documents[doc][1] for doc in common])
             rows.append(_compare(name, (), [one], [pairs[name]], thresholds, thresholds.rule(name).gate is not False))
+        else:
+            verdict.problems.append(f"{name}: baseline and run have no document in common.")
         verdict.ratios += timing_ratios(name, one, two, thresholds, likeness)
     for group, members in baseline.groups.items():
         kept = [name for name in members if name in pairs]

@@ -96,8 +96,8 @@ def explanations(verdict: Verdict) -> list[str]:
         found.append(f"This gate sees with {rules.power:.0%} power drops of: {seen}.")
         sided, change = ("two-sided", "drop or rise") if rules.direction == "both" else ("one-sided", "drop")
         found.append(
-            f"A run with nothing changed fails with a chance of at most {rules.alpha:.2g}, all {len(gated)} gated together ({sided} tests "
-            f"for a {change} on the same documents: exact McNemar for 0/1 scores, else by permutation; Holm's correction)."
+            f"The tests fail a run with nothing changed with a chance of at most {rules.alpha:.2g}, all {len(gated)} gated together "
+            f"({sided}, for a {change} on the same documents: exact McNemar for 0/1 scores, else by permutation; Holm's correction)."
         )
     for row in gated:
         if row.limit_alarm is not None:

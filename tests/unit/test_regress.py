@@ -7,9 +7,11 @@ import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from scipy import stats
 
 from t2.harness.cli import main
@@ -257,6 +259,16 @@ def test_empty_thresholds_are_the_defaults(tmp_path):
     assert read_thresholds(path) == Thresholds()
 
 
+def test_the_documented_thresholds_are_the_defaults(tmp_path):
+    blocks = (Path(__file__).parents[2] / "docs/regress.md").read_text(encoding="utf-8").split("```yaml\n")
+    path = tmp_path / "t.yaml"
+    path.write_text(next(block for block in blocks if block.startswith("alpha:")).split("```")[0])
+    found = read_thresholds(path)
+    assert replace(found, tasks={}, benchmarks={}) == Thresholds()
+    assert found.tasks["gsm8k"] == TaskRule(metric="exact_match,strict-match", must_see=0.04)
+    assert {field.name for field in fields(TaskRule)} == set(yaml.safe_load(path.read_text())["default"])
+
+
 # Unlike things
 
 
@@ -312,6 +324,10 @@ def test_other_documents_are_named(place, capsys):
     assert regress("new", "--allow-unlike") == 1
     out = capsys.readouterr().out
     assert row(out, "sums")[3] == "63" and row(out, "words")[3] == "62"
+    docs = {name: [(i + 100, f"{name} {i}") for i in range(64)] for name in ("sums", "words")}
+    write_run(Path("none"), {"sums": ones(40), "words": ones(30)}, docs=docs)
+    assert regress("none", "--allow-unlike") == 2
+    assert "sums: baseline and run have no document in common." in capsys.readouterr().out
 
 
 # Bad input
@@ -554,6 +570,22 @@ def test_benchmark_files(place, capsys):
     Path("cut.json").write_text(old.read_text()[:-9])
     assert regress("cut.json") == 2
     assert "cut.json: " in capsys.readouterr().err
+
+
+def test_a_file_that_pytest_benchmark_wrote(place, capsys):
+    Path("test_real.py").write_text(
+        "def test_ratio(benchmark):\n    benchmark.pedantic(sum, ([1],))\n"
+        "    benchmark.extra_info.update({'what': 'a / b', 'ratio': 0.5, 'bytes': {'ratio': 0.25, 'what': 'c / d'}})\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "test_real.py", "--benchmark-json=bench.json", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(["regress", "--update", "--baseline", "base.json", "bench.json"]) == 0
+    names = list(read_baseline(Path("base.json")).benchmarks)
+    assert names == [f"test_real.py::test_ratio: {figure}" for figure in ("bytes.ratio", "ratio", "seconds")]
+    Path("t.yaml").write_text('benchmarks: {"*ratio": {max_change: 1.25}}\n')
+    assert regress("bench.json", "--thresholds", "t.yaml") == 0
+    assert "t2 regress: ok, 2 gated" in capsys.readouterr().out
 
 
 # Output
