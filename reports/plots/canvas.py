@@ -43,6 +43,12 @@ def style() -> Iterator[None]:
         yield
 
 
+def short(name: str, most: int = 48) -> str:
+    """Return a name on one line that leaves room for the plot."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else name[: most - 1] + "\u2026"
+
+
 def new(width: float, height: float) -> Figure:
     """Return an empty figure of `width` x `height` inches."""
     from matplotlib.figure import Figure
