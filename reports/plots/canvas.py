@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,14 +91,6 @@ def save(figure: Figure, target: Path) -> None:
     Raises:
         ReportError: the file cannot be written, or its ending names no format.
     """
-    kind = check_target(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(drawn(figure, kind))
-        temporary.replace(target)
-    except OSError as error:
-        raise ReportError(f"{target} cannot be written ({error.strerror or error}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    from ..output import write_atomic
+
+    write_atomic(target, drawn(figure, check_target(target)))
