@@ -1,4 +1,4 @@
-# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS, UPDATE and PYTEST_ARGS may be set: make demo LIMIT=2
+# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS, OUT, UPDATE and PYTEST_ARGS may be set: make demo LIMIT=2
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,6 +7,7 @@ FETCHED := $(VENV)/.t2-fetched
 LIMIT ?= 4
 CONFIG ?= baselines/configs/reasoning.yaml
 RUNS ?= results
+OUT ?= results/report
 PYTEST_ARGS ?=
 UPDATE ?=
 DEMO := results/demo
@@ -66,8 +67,8 @@ bench: setup ## The benchmarks that are ratios: a table, and results/bench.json
 train: setup ## Train an expert (CONFIG=baselines/configs/….yaml)
 	$(BIN)/t2 train $(CONFIG)
 
-report: $(INSTALLED) ## Markdown report of result files (RUNS="folder …")
-	@$(BIN)/t2 report $(RUNS)
+report: $(INSTALLED) ## Report of result files: Markdown, page, plots (RUNS="folder …" OUT=results/report)
+	@$(BIN)/t2 report $(RUNS) --output $(OUT)/
 
 regress: setup ## Gate the base model on t2_mini against the committed baseline (UPDATE=1 writes it anew)
 	rm -rf $(REGRESS)

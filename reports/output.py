@@ -73,7 +73,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise ReportError(f"{path}: the report cannot be written ({error.strerror or error}). Choose another --output.") from error
+        raise ReportError(f"{path}: cannot be written ({error.strerror or error}). Choose another --output.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -53,9 +53,13 @@ def samples_file(run: Run, task: str) -> Path | None:
     path = run.raw.found.path
     dated = _DATE.search(path.name)
     # A file that was renamed has lost its date; then the only samples beside it are its own.
-    names = [path.with_name(f"samples_{task}_{dated.group(1)}.jsonl")] if dated else []
-    names.append(path.with_name(f"samples_{task}.jsonl"))
-    return next((name for name in names if name.is_file()), None)
+    names = [f"samples_{task}_{dated.group(1)}.jsonl"] if dated else []
+    names.append(f"samples_{task}.jsonl")
+    try:
+        # A task's name is text from a file: with a slash in it, it names no file beside the results.
+        return next((path.parent / name for name in names if "/" not in task and (path.parent / name).is_file()), None)
+    except OSError:  # a name longer than file systems take
+        return None
 
 
 def read_samples(run: Run, task: str, key: Key) -> Samples:

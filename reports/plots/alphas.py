@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .canvas import colour, new, style
+from .canvas import colour, new, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,12 +28,12 @@ def draw(mixtures: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
             pairs = list(zip(means, alphas, strict=True))
             spread = [[max(0.0, mean - min(each)) for mean, each in pairs], [max(0.0, max(each) - mean) for mean, each in pairs]]
             places = [row + (i - (len(experts) - 1) / 2) * height for row in range(len(mixtures))]
-            bars = axes.barh(places, means, height * 0.9, color=colour(i), label=expert)
+            bars = axes.barh(places, means, height * 0.9, color=colour(i), label=short(expert, 24))
             if any(map(any, spread)):
                 axes.errorbar(means, places, xerr=spread, linestyle="none", color="black", linewidth=1)
             axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(mixtures)), list(mixtures))
+        axes.set_yticks(range(len(mixtures)), [short(label) for label in mixtures])
         axes.invert_yaxis()
         axes.margins(x=0.1)
         axes.set_xlabel("α")

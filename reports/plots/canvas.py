@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +40,12 @@ def style() -> Iterator[None]:
         matplotlib.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
+
+
+def short(name: str, most: int = 48) -> str:
+    """Return a name on one line that leaves room for the plot."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else name[: most - 1] + "\u2026"
 
 
 def new(width: float, height: float) -> Figure:
@@ -86,14 +91,6 @@ def save(figure: Figure, target: Path) -> None:
     Raises:
         ReportError: the file cannot be written, or its ending names no format.
     """
-    kind = check_target(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(drawn(figure, kind))
-        temporary.replace(target)
-    except OSError as error:
-        raise ReportError(f"{target} cannot be written ({error.strerror or error}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    from ..output import write_atomic
+
+    write_atomic(target, drawn(figure, check_target(target)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .canvas import new, style
+from .canvas import new, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,9 +33,9 @@ def draw(matrices: Mapping[str, Mapping[str, Mapping[str, int]]], categories: Se
             for y, line in enumerate(shares):
                 for x, share in enumerate(line):
                     axes.text(x, y, f"{share:.0f}%", ha="center", va="center", color="white" if share > 60 else "black")
-            axes.set_xticks(range(len(categories)), categories)
-            axes.set_yticks(range(len(matrix)), [f"{domain} (n={totals[domain]:,})" for domain in matrix])
-            axes.set(title=title, xlabel="category chosen by pass 1", ylabel="documents are about")
+            axes.set_xticks(range(len(categories)), [short(name, 16) for name in categories])
+            axes.set_yticks(range(len(matrix)), [f"{short(domain, 16)} (n={totals[domain]:,})" for domain in matrix])
+            axes.set(title=short(title, 32), xlabel="category chosen by pass 1", ylabel="documents are about")
             axes.spines[:].set_visible(False)
         for axes in grid[len(matrices) :]:
             axes.set_visible(False)

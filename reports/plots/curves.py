@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ReportError
 from ..files import CURVES
-from .canvas import colour, new, style
+from .canvas import colour, new, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,12 +69,12 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             valid = [(e["step"], 100 * e["accuracy"]) for e in run if e.get("event") == "validation"]
             sampled = [(e["step"], e["reward"]) for e in run if e.get("event") == "train" and "reward" in e]
             steps, accuracy = zip(*valid, strict=True)
-            scores.plot(steps, accuracy, color=colour(i), label=label)
+            scores.plot(steps, accuracy, color=colour(i), label=short(label, 80))
             scores.axhline(accuracy[0], color=colour(i), linestyle="--", linewidth=1)
             chosen = accuracy.index(max(accuracy))
             scores.plot(steps[chosen], accuracy[chosen], "o", color=colour(i))
             if sampled:
-                rewards.plot(*zip(*sampled, strict=True), color=colour(i), label=label)
+                rewards.plot(*zip(*sampled, strict=True), color=colour(i))
         scores.set(xlabel="step", ylabel="validation accuracy (%)", title="dashed: base model; dot: chosen checkpoint")
         rewards.set(xlabel="step", ylabel="mean reward of the sampled replies")
         figure.legend(*scores.get_legend_handles_labels(), loc="outside lower center", frameon=False)

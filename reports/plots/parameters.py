@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .canvas import MARKERS, colour, new, style
+from .canvas import MARKERS, colour, new, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +50,9 @@ def draw(panels: Sequence[tuple[str, dict[str, Point]]]) -> Figure:
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.minorticks_off()
-            axes.set(title=title, xlabel="trained parameters")
+            axes.set(title=short(title), xlabel="trained parameters")
         for axes in list(figure.axes)[len(panels) :]:
             axes.set_visible(False)
         handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=1, frameon=False)
+        figure.legend(handles.values(), [short(label, 80) for label in handles], loc="outside lower center", ncols=1, frameon=False)
     return figure

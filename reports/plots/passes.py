@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .canvas import colour, new, style
+from .canvas import colour, new, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def draw(bars: Sequence[tuple[str, float, float]]) -> Figure:
             axes.barh(i, share, color=colour(3), label="pass 1: find the mixture" if i == 0 else None)
             axes.barh(i, 100 - share, left=share, color=colour(5), label="pass 2: answer" if i == 0 else None)
             axes.text(99, i, f"{one:.1f} s + {two:.1f} s", va="center", ha="right", fontsize=8)
-        axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
+        axes.set_yticks(range(len(bars)), [short(label) for label, *_ in bars])
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel="share of the seconds (%)")
         figure.legend(loc="outside upper center", ncols=2, frameon=False)

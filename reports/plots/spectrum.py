@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .canvas import new, style
+from .canvas import new, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,11 +38,11 @@ def draw(spectra: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Fi
                 variance = np.asarray(sigma, dtype=np.float64) ** 2
                 explained = np.concatenate([[0.0], np.cumsum(variance) / variance.sum()]) if variance.any() else np.zeros(len(variance) + 1)
                 axes.plot(100 * np.arange(len(explained)) / len(variance), 100 * explained, color=colours(scale(layer)), linewidth=1)
-            axes.set(title=module, xlim=(0, 100), ylim=(0, 101))
+            axes.set(title=short(module, 32), xlim=(0, 100), ylim=(0, 101))
         for axes in grid[len(spectra) :]:
             axes.set_visible(False)
         figure.supxlabel("largest singular values (% of all)")
         figure.supylabel("explained variance (%)")
-        figure.suptitle(title)
+        figure.suptitle(short(title, 80))
         figure.colorbar(ScalarMappable(scale, colours), ax=grid, label="layer")
     return figure

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
+from t2.reports.blocks import DASH
 from t2.reports.cli import Options, collect, report
 from t2.reports.paired import _agresti_min
 
@@ -199,7 +200,7 @@ def test_dispatch_is_counted_by_true_domain():
     assert content.confusions == {"t2 prompt (score)": {"math": {"math": 7, "reasoning": 3}, "reasoning": {"reasoning": 9, "others": 3}}}
     body = report([path]).split("## Dispatch")[1]
     assert [cell.strip() for cell in body.splitlines()[4].strip("|").split("|")] == [
-        "t2 prompt (score)", "math", "10", "70.0% (7)", "30.0% (3)", "–",
+        "t2 prompt (score)", "math", "10", "70.0% (7)", "30.0% (3)", DASH,
     ]  # fmt: skip
 
 
@@ -212,3 +213,9 @@ def test_the_interval_of_a_difference_is_agresti_and_mins():
     assert (low + high) / 2 == pytest.approx(p12 - p21)
     assert (high - low) / 2 == pytest.approx(1.959963984540054 * spread)
     assert _agresti_min(0, 0, 16)[1] > 0.1, "16 documents without a difference are no proof of none"
+
+
+@pytest.mark.parametrize("task", ["../../etc/x", "a/b", "x" * 300, "nul\x00", ""])
+def test_a_tasks_name_that_is_no_file_name_has_no_samples(task):
+    data = result({task: {"acc,none": share(1, 2)}}, args={"pretrained": "m"})
+    assert "50.00" in report([write("r/results_1.json", data)])
