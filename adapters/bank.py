@@ -89,6 +89,11 @@ class ExpertBank:
         """Names of the experts, sorted."""
         return sorted(self.experts)
 
+    @property
+    def answering(self) -> list[str]:
+        """Names of the experts that answer prompts, sorted: all but classifiers."""
+        return [name for name in self.names if not self.experts[name].is_classifier]
+
     def check(self, mixture: Mixture) -> None:
         """Raise `AdapterError` (nearest name suggested) if `mixture` names an expert that is not here."""
         for name in mixture.experts:
@@ -135,7 +140,7 @@ class ExpertBank:
         a weight in place of matrix products: for a search that tries hundreds. It takes K times 4 bytes per adapted weight; where that is
         more than half of the free memory, mixtures are made as ever and the block gets False.
         """
-        size = 4 * len(self.experts) * sum(weight.numel() for weight in self._base.values())
+        size = 4 * len(self.answering) * sum(weight.numel() for weight in self._base.values())
         device = next(iter(self._base.values())).device if self._base else torch.device("cpu")
         enough = 2 * size <= free_memory(device)
         if not enough:
@@ -152,17 +157,17 @@ class ExpertBank:
 
     @torch.no_grad()
     def _difference(self, name: str) -> Tensor:
-        """Return D ``[K, m n]`` of a matrix, float32, experts in the order of `names`."""
+        """Return D ``[K, m n]`` of a matrix, float32, experts in the order of `answering`."""
         weight, basis = self._base[name], self._basis(name)
         projection = basis.project(weight)
-        scales = [self.scale(Mixture.single(expert), name) for expert in self.names]
+        scales = [self.scale(Mixture.single(expert), name) for expert in self.answering]
         return torch.stack([delta_weight(projection, basis, z).flatten() for z in scales])
 
     @torch.no_grad()
     def _mixed(self, mixture: Mixture, name: str) -> Tensor:
         """Return W' ``[m, n]`` of a matrix from the cached differences."""
         weight, pairs = self._base[name], dict(mixture.at(layer_of(name)))
-        alpha = torch.tensor([pairs.get(expert, 0.0) for expert in self.names], dtype=torch.float32, device=weight.device)
+        alpha = torch.tensor([pairs.get(expert, 0.0) for expert in self.answering], dtype=torch.float32, device=weight.device)
         total = math.fsum(pairs.values())
         mixed = torch.addmv(weight.float().flatten(), self._differences[name].T, alpha, beta=total)
         return mixed.view_as(weight).to(weight.dtype)
@@ -175,7 +180,7 @@ class ExpertBank:
             # the mixture in force may be dropped here: its tensors live on in the layers until they are replaced
             self._kept.popitem(last=False)
         adapted = sorted({name for expert in mixture.experts for name in self.experts[expert].vectors})
-        if self._differences:
+        if self._differences and set(mixture.experts) <= set(self.answering):
             merged = {name: self._mixed(mixture, name) for name in adapted}
         else:
             with torch.no_grad():

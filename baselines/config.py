@@ -52,7 +52,7 @@ class TrainConfig:
         stall_steps: steps in a row without a single rewarded reply after which the run stops with an error.
         generation_batch_size: prompts that are answered at a time, in rollouts and validations.
         tokens_per_pass: token budget of one forward-backward pass (prompt and reply, with padding).
-        gradient_checkpointing: recompute each layer in the backward pass: less memory, about a quarter more time.
+        gradient_checkpointing: recompute each layer in the backward pass, and give freed memory back at once: less memory, more time.
         output: folder of runs.
     """
 

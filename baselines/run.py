@@ -27,6 +27,7 @@ from ..harness.fetch import default_model
 from ..tasks.training import Split, TrainTask, split_halves, train_task
 from .config import TrainConfig
 from .dispatch_task import DISPATCH
+from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
 from .rollout import chat_prompts, generate
@@ -66,6 +67,7 @@ class Run:
         read_contiguous_rows(base)
         self.model: PeftModel = _adapted(base.to(self.processes.device).eval(), config)  # type: ignore[assignment]
         if config.gradient_checkpointing:
+            return_freed_tensors()
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step = 0

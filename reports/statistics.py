@@ -76,11 +76,6 @@ def interval95(value: float, stderr: float | None, n: int | None, proportion: bo
     return normal(value, stderr, 0.0, 1.0) if proportion and 0 <= value <= 1 else normal(value, stderr)
 
 
-def overlap(a: Interval, b: Interval) -> bool:
-    """Whether two intervals share a point."""
-    return a[0] <= b[1] and b[0] <= a[1]
-
-
 def mean(values: list[float]) -> float | None:
     """Return the arithmetic mean, None of nothing."""
     return sum(values) / len(values) if values else None

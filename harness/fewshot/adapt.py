@@ -142,7 +142,7 @@ def _model(options: AdaptOptions) -> Any:
     lm = T2LM(**{**options.model_args, "strategy": "base"}, batch_size=options.batch_size)
     if lm.bank is None:
         lm._load_bank(Strategy("fixed"), parse_experts(experts))
-    if lm.bank is None or not lm.bank.names:
+    if lm.bank is None or not lm.bank.answering:
         raise T2Error(
             f"No expert fits {lm.pretrained}: there is nothing to mix. Train experts for it and name their folder with experts=…."
         )
@@ -166,7 +166,7 @@ class _Adaptation:
         self.evaluated = {name: len(task.eval_docs) for name, task in tasks.items()}
         self.identity = {
             "fingerprint": lm.fingerprint,
-            "experts": {name: expert.sha256 for name, expert in sorted(lm.bank.experts.items())},
+            "experts": {name: lm.bank.experts[name].sha256 for name in lm.bank.answering},
             "documents": [document.as_dict() for document in documents],
             "dtype": str(lm.model.dtype),
             "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval", "t2")},
@@ -212,7 +212,8 @@ class _Adaptation:
     def _search(self, form: str, base: Outcome) -> tuple[AlphaSpace, SearchResult]:
         options = self.options
         layers = 1 + max(layer_of(name) or 0 for e in self.lm.bank.experts.values() for name in e.vectors) if "layer" in form else None
-        space = AlphaSpace(tuple(self.lm.bank.names), layers, form.startswith("normalised"), options.low, options.high, options.resolution)
+        names = tuple(self.lm.bank.answering)
+        space = AlphaSpace(names, layers, form.startswith("normalised"), options.low, options.high, options.resolution)
 
         def evaluate(candidates: list[Candidate]) -> Iterator[Outcome]:
             return self._outcomes(form, {_text(c): space.mixture(c) or Mixture.base() for c in candidates})

@@ -4,7 +4,7 @@
 
 64 GSM8K prompts, up to 128 new tokens, KL on, in float32. The reference procedure takes one sample at a time, forward and backward. It
 keeps the whole log-softmax of prompt and reply, for policy and base, and rebuilds each weight as (U diag(z σ)) Vᵀ, from which autograd
-goes back to z. Ours takes the settings that save memory: `tokens_per_pass=256 gradient_checkpointing=true`. The
+goes back to z. Ours takes the settings that save memory: `tokens_per_pass=256 generation_batch_size=4 gradient_checkpointing=true`. The
 reference answers one prompt at a time as well, with the weights rebuilt once. Both halves of the step are printed apart, so that it shows
 what each adds. Each procedure runs in a process of its own, whose peak of resident memory is the kernel's.
 """
@@ -24,8 +24,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from t2.adapters.output_head import read_contiguous_rows
 from t2.adapters.svf import SvfConfig
 from t2.baselines.config import TrainConfig
+from t2.baselines.memory import return_freed_tensors
 from t2.baselines.methods import adapter_config
 from t2.baselines.reinforce import accumulate_gradient, recomputed_layers
 from t2.baselines.rollout import Rollouts, chat_prompts, generate
@@ -48,9 +50,11 @@ def ours(tokenizer: Any) -> dict[str, float]:
     """What `t2 train` does in a step, without its files."""
     config = TrainConfig(
         name="bench", task="gsm8k", dtype="float32", target_modules="all-linear", kl_coef=KL_COEF, tokens_per_pass=256,
-        gradient_checkpointing=True,
+        generation_batch_size=4, gradient_checkpointing=True,
     )  # fmt: skip
+    assert return_freed_tensors()
     base = AutoModelForCausalLM.from_pretrained(default_model(), dtype=torch.float32).eval()
+    read_contiguous_rows(base)
     adapter = adapter_config(config)
     assert isinstance(adapter, SvfConfig)
     model = get_peft_model(base, adapter).eval()
@@ -58,7 +62,7 @@ def ours(tokenizer: Any) -> dict[str, float]:
         if hasattr(module, "svf_z"):
             module.basis()
     start = time.perf_counter()
-    rollouts = generate(model, tokenizer, prompts(tokenizer), TOKENS, config.temperature)
+    rollouts = generate(model, tokenizer, sorted(prompts(tokenizer), key=len), TOKENS, config.temperature, config.generation_batch_size)
     sampled = time.perf_counter()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with recomputed_layers(model, config.gradient_checkpointing):

@@ -1,6 +1,9 @@
 """Equation 1 against a naive computation, one reply at a time."""
 
 import contextlib
+import ctypes
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -148,3 +151,19 @@ def test_replies_do_not_depend_on_how_many_prompts_are_answered_at_a_time():
     assert whole.texts == parts.texts and any(whole.texts)
     assert torch.equal(whole.mask, parts.mask) and torch.equal(whole.reply_mask, parts.reply_mask)
     assert torch.equal(whole.ids * whole.mask, parts.ids * parts.mask)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs a C library with mallopt (glibc)")
+def test_a_freed_tensor_leaves_the_process():
+    code = """
+import torch
+from t2.baselines.memory import return_freed_tensors
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+print(return_freed_tensors())
+del (big := [torch.ones(2**22)])[0]  # 16 MB: glibc would take blocks below this size from the heap from now on
+start = resident()
+kept = [torch.ones(2**20 + 2**10 * i) for i in range(16)]  # 4 MB each
+for i in range(0, 16, 2): kept[i] = None
+print(resident() - start < 9 * 2**22 and kept[1] is not None)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]

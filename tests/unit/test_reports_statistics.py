@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import binomtest, norm
 
-from t2.reports.statistics import Z95, interval95, is_share, mean, normal, overlap, wilson
+from t2.reports.statistics import Z95, interval95, is_share, mean, normal, wilson
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 20, 164, 5000])
@@ -52,8 +52,6 @@ def test_interval_guards():
     assert interval95(math.nan, 0.1, 10, proportion=True) is None
 
 
-def test_overlap_and_mean():
-    assert overlap((0, 1), (1, 2))
-    assert not overlap((0, 1), (1.1, 2))
+def test_mean():
     assert mean([]) is None
     assert mean([1.0, 2.0]) == 1.5
