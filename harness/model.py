@@ -123,7 +123,7 @@ class T2LM(TwoPass, HFLM):
             if plan.kind == "cls":
                 self.bank, name = with_classifier(self.model, self.bank, self._classifier)
                 plan = replace(plan, first=Mixture.single(name))
-            experts = {n: e for n, e in self.bank.experts.items() if not e.is_classifier and n not in plan.first.experts}
+            experts = {name: self.bank.experts[name] for name in self.bank.answering if name not in plan.first.experts}
             self._options = categories(experts)
             self._prepare([*(plan.mixture.experts or experts), *plan.first.experts])
             if plan.kind != "fixed" and (experts or plan.kind == "cls"):

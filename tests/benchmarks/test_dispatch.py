@@ -40,7 +40,8 @@ def asked(task: str, prompts: int) -> list[Instance]:
 @cache
 def form(name: str):
     lm = model()
-    return make_form(name, Setup(lm.model, lm.tokenizer, lm.bank.experts, lm.max_length))
+    experts = {name: lm.bank.experts[name] for name in lm.bank.answering}
+    return make_form(name, Setup(lm.model, lm.tokenizer, experts, lm.max_length))
 
 
 class Clock:
@@ -58,6 +59,18 @@ def pass_one(name: str, contexts: list[str]) -> tuple[tuple[float, float], list[
     clock = Clock()
     found = form(name).decide(contexts, BATCH)
     return clock.read(), found
+
+
+def by_classifier(contexts: list[str]) -> list[Decision]:
+    """Return what the shipped classifier expert says (strategy=cls, by `score`)."""
+    lm = classifying()
+    lm.apply_mixture(lm.strategy.first)
+    return lm.dispatch(contexts)
+
+
+@cache
+def classifying() -> T2LM:
+    return T2LM(strategy="cls", device="cpu", batch_size=BATCH)
 
 
 @pytest.mark.slow
@@ -90,11 +103,12 @@ def test_pass_one_costs_little_of_pass_two(task: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["generate", "score", "probe"])
+@pytest.mark.parametrize("name", ["generate", "score", "probe", "cls"])
 def test_how_often_the_right_expert_is_chosen(name: str) -> None:
     right = 0
     for task, expert in TASKS.items():
-        found = Counter(d.category for d in pass_one(name, [request.args[0] for request in asked(task, 100)])[1])
+        contexts = [request.args[0] for request in asked(task, 100)]
+        found = Counter(d.category for d in (by_classifier(contexts) if name == "cls" else pass_one(name, contexts)[1]))
         print(f"\n| {task} → {expert} | {name} |", " | ".join(f"{c} {found[c]}" for c in ("code", "math", "reasoning", "others")))
         right += found[expert]
     print(f"{name}: {right} of 300 right")

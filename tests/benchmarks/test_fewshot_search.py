@@ -123,7 +123,7 @@ def timed(function):
 @pytest.mark.timeout(3600)
 def test_candidates_a_second(world) -> None:
     lm, prepared = world
-    space = AlphaSpace(tuple(lm.bank.names))
+    space = AlphaSpace(tuple(lm.bank.answering))
     optimiser = make_optimiser("cem", space, SEED, POPULATION, 0.2)
     points = optimiser.ask()
     candidates = [space.candidate(point) for point in points]
@@ -154,7 +154,7 @@ def test_candidates_a_second(world) -> None:
     rate = {name: len(found[name]) / seconds[name] for name in seconds}
     work = {name: len(found[name]) / cpu[name] for name in cpu}
     print(
-        f"\n{TASK}, {SHOTS} documents, {len(mixtures)} distinct of {POPULATION} candidates, K = {len(lm.bank.names)}: candidates a second: "
+        f"\n{TASK}, {SHOTS} documents, {len(mixtures)} distinct of {POPULATION} candidates, K = {len(lm.bank.answering)}: candidates a second: "
         + ", ".join(f"{name} {value:.3f}" for name, value in rate.items())
         + "; a CPU second: "
         + ", ".join(f"{name} {value:.3f}" for name, value in work.items())
@@ -182,7 +182,7 @@ def test_evaluations_needed_by_each_optimiser(world) -> None:
     pytest.importorskip("cmaes", reason="needs cmaes: pip install 't2[cma]'")
     lm, prepared = world
     judge = Judge(lm, prepared)
-    space = AlphaSpace(tuple(lm.bank.names), resolution=1 / STEPS)
+    space = AlphaSpace(tuple(lm.bank.answering), resolution=1 / STEPS)
     memo: dict[tuple[int, ...], Outcome] = {}
     grid = [(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)]
     with lm.bank.linear_mixing():
