@@ -154,7 +154,8 @@ def test_candidates_a_second(world) -> None:
     rate = {name: len(found[name]) / seconds[name] for name in seconds}
     work = {name: len(found[name]) / cpu[name] for name in cpu}
     print(
-        f"\n{TASK}, {SHOTS} documents, {len(mixtures)} distinct of {POPULATION} candidates, K = {len(lm.bank.answering)}: candidates a second: "
+        f"\n{TASK}, {SHOTS} documents, {len(mixtures)} distinct of {POPULATION} candidates, K = {len(lm.bank.answering)}: "
+        "candidates a second: "
         + ", ".join(f"{name} {value:.3f}" for name, value in rate.items())
         + "; a CPU second: "
         + ", ".join(f"{name} {value:.3f}" for name, value in work.items())
