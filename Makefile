@@ -72,7 +72,7 @@ report: $(INSTALLED) ## Report of result files: Markdown, page, plots (RUNS="fol
 
 regress: setup ## Gate the base model on t2_mini against the committed baseline (UPDATE=1 writes it anew)
 	rm -rf $(REGRESS)
-	$(BIN)/lm_eval --model t2 --model_args strategy=base,dtype=float32 --tasks t2_mini --apply_chat_template --batch_size 16 \
+	$(BIN)/lm_eval --model t2 --model_args strategy=base,dtype=float32 --tasks t2_mini --batch_size 16 \
 	  --log_samples --output_path $(REGRESS)
 	$(BIN)/t2 regress $(if $(UPDATE),--update) --baseline tests/regression/t2_mini_base.json --thresholds tests/regression/t2_mini.yaml $(REGRESS)
 

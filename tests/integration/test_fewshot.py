@@ -199,7 +199,9 @@ def test_the_report_shows_the_mark(world, tmp_path, capsys):
     found.pop("samples")
     (tmp_path / "results_1.json").write_text(json.dumps(found, default=str))
     assert main(["report", str(tmp_path / "results_1.json")]) == 0
-    assert "tiny_alone: 6 evaluated documents" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "tiny_alone: contaminated" in shown
+    assert "tiny_alone: " + ", ".join(map(str, found["t2"]["contaminated"]["tiny_alone"])) in shown
 
 
 def test_a_killed_search_resumes_to_the_same_file(world, tmp_path):

@@ -255,7 +255,7 @@ def test_two_processes_do_what_one_does(run, tmp_path, settings):
 
 @pytest.mark.timeout(240)
 def test_a_sweep_ships_what_validates_best(run, tmp_path):
-    finish(run("sweep", "steps=6", "eval_every=3", "lr=[1.0e-6, 5.0e-2]"))
+    finish(run("sweep", "steps=12", "eval_every=6", "lr=[1.0e-6, 5.0e-2]"))
     card = json.loads((tmp_path / "sweep/parity/expert/parity/card.json").read_text())
     assert set(card["sweep"]["validation"]) == {"lr=1e-06", "lr=0.05"}
     assert card["sweep"]["chosen"] == "lr=0.05" and card["settings"]["lr"] == 0.05
@@ -268,7 +268,7 @@ def test_a_model_that_is_never_right_is_told_apart_from_a_collapsed_one(run, tmp
     never = run("never", "stall_steps=2", prelude=NEVER.format(start=0))
     output, _ = never.communicate(timeout=200)
     assert never.returncode != 0 and "the base model is too weak" in output and "None of the last 64 replies" in output
-    later = run("later", "stall_steps=2", "eval_every=2", prelude=NEVER.format(start=9))
+    later = run("later", "stall_steps=2", "eval_every=2", prelude=NEVER.format(start=18))
     output, _ = later.communicate(timeout=200)
     assert later.returncode != 0 and "the policy has collapsed" in output and "Lower lr" in output
     assert (tmp_path / "later/parity/best/adapter_config.json").is_file()
@@ -284,7 +284,7 @@ def test_memory_that_runs_out_names_the_settings(run, tmp_path):
     process = run("whole", prelude=NO_MEMORY)
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
-    assert "Out of memory in step 1" in output and "Lower tokens_per_pass (now 4096)" in output
+    assert "Out of memory in step 1" in output and "Lower tokens_per_pass (now 2048)" in output
 
 
 # --- configuration
