@@ -81,6 +81,7 @@ def transfer(expert: Expert, target: nn.Module, target_name: str, folder: Path, 
         "name": path.name,
         "description": expert.card.get("description", ""),
         "base_model": target_name,
+        **({"data": expert.card["data"]} if "data" in expert.card else {}),  # a classifier stays one
         "transferred": {
             "from": expert.name,
             "sha256": expert.sha256,

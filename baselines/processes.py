@@ -2,7 +2,6 @@
 
 import functools
 import os
-import resource
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +9,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
+
+from ..harness.timing import peak_memory
 
 T = TypeVar("T")
 
@@ -55,9 +56,7 @@ class Processes:
 
     def peak_memory(self) -> int:
         """Return the most memory that this process has held, in bytes: of the GPU if there is one, else resident."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory(self.device) or 0
 
     def wait(self) -> None:
         """Return when all processes are here."""

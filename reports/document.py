@@ -112,6 +112,7 @@ def _subtasks(board: Board) -> Table:
 
 def _differences(gains: Sequence[Gain]) -> list[Block]:
     lines: list[list[Text]] = []
+    grouped = any(gain.outcome.clustered is not None for gain in gains)
     for gain in gains:
         outcome, scale = gain.outcome, 100 if gain.column.proportion else 1
         low, high = outcome.interval
@@ -119,12 +120,15 @@ def _differences(gains: Sequence[Gain]) -> list[Block]:
         lines.append([
             gain.row.label, gain.base.label, gain.column.task, figure(f"{outcome.n:,}"),
             figure(f"{outcome.difference * scale:+.2f} [{low * scale:+.2f}, {high * scale:+.2f}]"),
+            *([figure(DASH if outcome.clustered is None else f"{outcome.clustered * scale:.2f}")] if grouped else []),
             figure(f"{better:,}"), figure(f"{worse:,}"), figure(f"{outcome.p:.3g}"),
             strong(f"{gain.p:.3g}") if gain.p < 0.05 else figure(f"{gain.p:.3g}"),
         ])  # fmt: skip
-    header: list[Text] = ["Method", "Against", "Task", "Documents", figure("Difference [95%]"), "Better on", "Worse on", "p", "p (Holm)"]
-    table = Table(header, lines, left=3)
-    return [table if len(lines) <= 40 else Details(f"{len(lines)} comparisons", [table]), Paragraph(_DIFFERENCES)]
+    header: list[Text] = ["Method", "Against", "Task", "Documents", figure("Difference [95%]")]
+    header += ["Stderr by subtask"] if grouped else []
+    table = Table([*header, "Better on", "Worse on", "p", "p (Holm)"], lines, left=3)
+    note = _DIFFERENCES + (_CLUSTERED if grouped else "")
+    return [table if len(lines) <= 40 else Details(f"{len(lines)} comparisons", [table]), Paragraph(note)]
 
 
 def _alerts(board: Board, tasks: Sequence[str]) -> list[Block]:
@@ -175,6 +179,10 @@ _DIFFERENCES = (
     "The same documents answered by both, where both logged their samples. Interval: Agresti and Min's for right or wrong, else ±1.96 "
     "standard errors of the documents' differences. p: exact McNemar test for right or wrong, else a paired permutation test; then Holm's "
     "correction over all lines of this table."
+)
+_CLUSTERED = (
+    " Stderr by subtask: standard error of a group's difference if its subtasks are a sample of such subtasks (clustered), not only their "
+    "documents; uncertain itself where they are few."
 )
 _DISPATCH = (
     "Rows: what the documents are about, by their task. Columns: the category that pass 1 chose (share of documents, and how many). "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .metrics import Key, find_score
 from .rows import Row
 from .samples import Samples, read_samples
-from .statistics import Interval, mcnemar, normal, sign_flip
+from .statistics import Interval, clustered_standard_error, mcnemar, normal, sign_flip, standard_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ class Outcome:
         losses: documents where b does.
         p: two-sided, exact McNemar for 0/1 scores, else the paired permutation test of the mean difference.
         exact: True for McNemar.
+        clustered: standard error of the difference of a group with its subtasks as clusters (MATH by subject); None for a single task.
     """
 
     n: int
@@ -48,6 +49,7 @@ class Outcome:
     losses: int
     p: float
     exact: bool
+    clustered: float | None = None
 
 
 class Logged:
@@ -90,7 +92,7 @@ class Logged:
         if place not in self._outcomes:
             one, two = self.documents(a, task, key), self.documents(b, task, key)
             known = one and two and self.unlike(a, b, task, key) is None
-            self._outcomes[place] = _outcome(_joined(one), _joined(two)) if one and two and known else None
+            self._outcomes[place] = _outcome(_joined(one), _joined(two), _clusters(one)) if one and two and known else None
         return self._outcomes[place]
 
     def _samples(self, row: Row, leaf: str, key: Key) -> Samples:
@@ -136,6 +138,11 @@ def _joined(documents: dict[str, Documents]) -> np.ndarray[Any, Any]:
     return np.concatenate([documents[leaf].values for leaf in sorted(documents)])
 
 
+def _clusters(documents: dict[str, Documents]) -> list[str]:
+    """Return the leaf task of each of the documents in `_joined`."""
+    return [leaf for leaf in sorted(documents) for _ in documents[leaf].ids]
+
+
 def _differing(a: Documents, b: Documents, first: str, second: str) -> str | None:
     import numpy as np
 
@@ -151,17 +158,19 @@ def _list(ids: Sequence[int] | np.ndarray[Any, Any]) -> str:
     return f"document{'s' if len(ids) > 1 else ''} {', '.join(str(int(i)) for i in ids[:_SHOWN])}{more}"
 
 
-def _outcome(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Outcome:
+def _outcome(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], clusters: Sequence[str]) -> Outcome:
     import numpy as np
 
     gaps = a - b
     n, wins, losses = len(gaps), int((gaps > 0).sum()), int((gaps < 0).sum())
     exact = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
-    difference = float(gaps.mean())
+    difference, values = float(gaps.mean()), gaps.tolist()
+    clustered = clustered_standard_error(values, clusters)
     if exact:
-        return Outcome(n, difference, _agresti_min(wins, losses, n), wins, losses, mcnemar(losses, wins), exact)
-    spread = float(gaps.std(ddof=1)) / n**0.5 if n > 1 else float("inf")
-    return Outcome(n, difference, normal(difference, spread), wins, losses, sign_flip(gaps.tolist()), exact)
+        return Outcome(n, difference, _agresti_min(wins, losses, n), wins, losses, mcnemar(losses, wins), exact, clustered)
+    spread = standard_error(values)
+    interval = normal(difference, float("inf") if spread is None else spread)
+    return Outcome(n, difference, interval, wins, losses, sign_flip(values), exact, clustered)
 
 
 def _agresti_min(wins: int, losses: int, n: int) -> Interval:

@@ -240,8 +240,8 @@ ESCAPE = [
     ),
     Attack(
         "walk the disk",
-        "import os\ndef f(x):\n for top in ('/root', '/home', '/opt', '/tmp', '/mnt', '/srv', '/var'):\n"
-        "  for d, _, names in os.walk(top):\n   if 'secret-of-the-test.txt' in names: return open(d + '/secret-of-the-test.txt').read()",
+        "import os\ndef f(x):\n for top in set(os.listdir('/')) - {'proc', 'sys', 'usr'}:\n"
+        "  for d, _, names in os.walk('/' + top):\n   if 'secret-of-the-test.txt' in names: return open(d + '/secret-of-the-test.txt').read()",
         tests="assert f(1) == '@TOKEN@'",
     ),
     Attack("environment", "import os\ndef f(x): return os.environ.get('T2_TEST_SECRET')", tests="assert f(1) == '@TOKEN@'"),
@@ -258,7 +258,7 @@ ESCAPE = [
     ),
     Attack(
         "descriptors of the parents",
-        "import os, glob\ndef f(x):\n for p in glob.glob('/proc/*/fd/*') + glob.glob('/proc/*/root/tmp/*/secret*'):\n"
+        "import os, glob\ndef f(x):\n for p in glob.glob('/proc/*/fd/*') + glob.glob('/proc/*/r*t/tmp/*/secret*'):\n"
         "  try:\n   if 'pipe' not in os.readlink(p) and b'@TOKEN@' in open(p, 'rb').read(1 << 20): return True\n  except OSError: pass\n return False",
         tests="assert f(1) is True",
     ),
@@ -274,7 +274,7 @@ ESCAPE = [
     ),
     Attack(
         "write outside /tmp",
-        "import os\ndef f(x):\n for p in ('/', '/usr/', '/etc/', '/dev/', '/dev/shm/', '/t2/', '/proc/sys/kernel/', '/var/tmp/', '/root/', '/home/'):\n"
+        "import os\ndef f(x):\n for p in ['/', '/dev/shm/', '/proc/sys/kernel/', '/var/tmp/', *('/' + d + '/' for d in os.listdir('/') if d != 'tmp')]:\n"
         "  try:\n   open(p + 't2-was-here', 'w').close(); return p\n  except OSError: pass\n return ''",
         tests="assert f(1) != ''",
     ),

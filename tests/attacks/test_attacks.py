@@ -20,7 +20,7 @@ from t2.harness.sandbox import Job, Limits, Sandbox, SandboxUnavailable, Verdict
 from .hostile import ALL, ESCAPE, Attack
 
 GOOD = Job("def f(x):\n    return x + 1", "assert f(1) == 2\nassert f(41) == 42", "f")
-OUTSIDE = ("/t2-was-here", "/usr/t2-was-here", "/etc/t2-was-here", "/dev/shm/t2-was-here", "/var/tmp/t2-was-here", "/root/t2-was-here")
+OUTSIDE = [f"{folder}/t2-was-here" for folder in ("", "/dev/shm", "/var/tmp", *(f"/{name}" for name in os.listdir("/")))]
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from t2.harness.fewshot.generate import generate
 from t2.harness.fewshot.mixture_file import read_mixture
 from t2.harness.model import T2LM
 
-tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+from .. import tiny
 
 RIGHT = {"code": 0.6, "math": 0.4}
 QUESTIONS = [f"What is {a} and {b}?" for a in ("one", "two", "six", "ten") for b in ("red", "hot", "wet", "old", "new", "low")]

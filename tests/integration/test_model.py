@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from t2.harness.fetch import cache_dir
 from t2.harness.fetch.model import model_folder, problem
 from t2.harness.model import T2LM
 
-tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+from .. import tiny
 
 CACHE = cache_dir()  # the user's, read before `world` puts up its own
 WORDS = [

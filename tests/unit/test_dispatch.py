@@ -1,6 +1,5 @@
 """Pass 1: what is asked and read, and scores that do not depend on batching, padding or the shared beginning."""
 
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, shorten
 from t2.adapters.errors import AdapterError
 from t2.adapters.mixture import Mixture
 
-tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+from .. import tiny
 
 EXPERTS = dict.fromkeys(("reasoning", "math", "code"))
 NAMES = ["code", "math", "reasoning", "others"]

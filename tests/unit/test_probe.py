@@ -1,9 +1,7 @@
 """The probe: nothing after its layer, the right numbers, files that are whole, and train splits only."""
 
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +15,8 @@ from t2.baselines import probe as training
 from t2.baselines import probe_prompts
 from t2.harness.errors import T2Error
 
-tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+from .. import tiny
+
 ROWS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11]]
 
 

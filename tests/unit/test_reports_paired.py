@@ -152,9 +152,12 @@ def test_a_group_is_compared_on_all_documents_of_its_tasks():
             log(f"{name}/results_1.json", task, [sample(doc, acc=float(doc < right)) for doc in range(20)])
         return write(f"{name}/results_1.json", data)
 
-    paths = [group("base", 2, 4, {"pretrained": "m"}), group("p", 12, 14, {"pretrained": "m", "peft": "p"})]
+    paths = [group("base", 2, 4, {"pretrained": "m"}), group("p", 12, 9, {"pretrained": "m", "peft": "p"})]
     (found,) = collect(paths, Options()).gains
-    assert (found.outcome.n, found.outcome.wins, found.outcome.losses) == (40, 20, 0)
+    assert (found.outcome.n, found.outcome.wins, found.outcome.losses) == (40, 15, 0)
+    # 10 and 5 of 20 documents won: 2.5 more and 2.5 less than the mean of both
+    assert found.outcome.clustered == pytest.approx(math.sqrt(2 * (2.5**2 + 2.5**2)) / 40)
+    assert rows(report(paths), "Differences from the base row")["hf m + p"][4] == "12.50"
 
 
 def test_samples_of_dated_files_belong_to_their_own_run():

@@ -1,8 +1,6 @@
 """Experts put on another model by singular-value order."""
 
 import json
-import runpy
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +15,8 @@ from t2.adapters.svf import compute_basis
 from t2.adapters.transfer import by_order, transfer
 from t2.harness.cli import main
 
-tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tiny.py")))
+from .. import tiny
+
 Q = "model.layers.0.self_attn.q_proj"
 
 
@@ -50,6 +49,13 @@ def test_number_i_scales_the_i_th_singular_value_of_the_other_model(world, tmp_p
     u, _, vt = torch.linalg.svd(bank._base[Q].double(), full_matrices=False)
     expected = u @ torch.diag(sigma * expert.vectors[Q].double()) @ vt
     torch.testing.assert_close(layer.weight.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_classifier_stays_one(world, tmp_path):
+    path = tiny.save_expert(tmp_path / "dispatch", 5, world.base, data={"task": "dispatch"})
+    model = AutoModelForCausalLM.from_pretrained(world.other)
+    assert load_expert(transfer(load_expert(path), model, "b", tmp_path).path).is_classifier
+    assert not load_expert(transfer(load_expert(world.experts / "math"), model, "b", tmp_path).path).is_classifier
 
 
 def test_the_control_has_the_same_numbers_in_another_order_and_a_seed(world, tmp_path):
