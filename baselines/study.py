@@ -1,5 +1,6 @@
 """``t2 study``: the same tasks by several methods and seeds, each scored by lm-eval on its full test set; goes on where it was stopped."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -92,18 +93,19 @@ def load_study(path: str | Path) -> Study:
 
 
 def rows(study: Study) -> Iterator[Row]:
-    """Yield the rows: the base model on every task, then all runs of one seed after the other."""
+    """Yield the rows, one task's table after the other: the base model, then all runs of one seed after the other."""
     for task in dict.fromkeys(study.runs.values()):
         yield Row(task)
-    for seed in study.seeds:
-        for run, task in study.runs.items():
-            yield Row(task, run, seed)
+        for seed in study.seeds:
+            for run in (run for run, scored_by in study.runs.items() if scored_by == task):
+                yield Row(task, run, seed)
 
 
 def run_study(study: Study) -> list[dict[str, Any]]:
     """Train and score what is missing, and return all rows.
 
-    Each row is written to ``<folder>/rows/<row>.json`` once it is whole; the same call goes on after a kill.
+    Each row is written to ``<folder>/rows/<row>.json`` once it is whole; the same call goes on after a kill. A row that is published beside
+    the study's YAML, in a folder of its name, counts as made if it was made with the same settings.
 
     Raises:
         T2Error: a training or an evaluation failed; its log is named.
@@ -111,16 +113,36 @@ def run_study(study: Study) -> list[dict[str, Any]]:
     found = []
     for row in rows(study):
         file = study.folder / "rows" / f"{row.label}.json"
+        if not file.exists() and (published := _published(study, row)):
+            found.append(published)
+            continue
         if not file.exists():
             logger.info("%s", row.label)
             adapter = None if row.run is None else _train(study, row)
-            made = {**_card(adapter), **_score(study, row, adapter)}
+            made = {**_card(adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(".tmp")
             temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
             os.replace(temporary, file)
         found.append(json.loads(file.read_text(encoding="utf-8")))
     return found
+
+
+def _published(study: Study, row: Row) -> dict[str, Any] | None:
+    file = Path(__file__).parent / "studies" / study.name / f"{row.label}.json"
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found if found["settings"] == _settings(study, row) else None
+
+
+def _settings(study: Study, row: Row) -> dict[str, Any]:
+    """Return everything that a row's numbers depend on, but for code and machine."""
+    scored = {"limit": study.limit, "batch_size": study.batch_size}
+    if row.run is None or row.seed is None:
+        return {**scored, **{key: study.settings.get(key) for key in ("model", "dtype")}}
+    config = dataclasses.asdict(load_config(row.run, _overrides(study, row.seed)))
+    return {**scored, **{key: value for key, value in config.items() if key not in ("output", "description")}}
 
 
 def _overrides(study: Study, seed: int) -> list[str]:

@@ -18,8 +18,10 @@ def write(folder: Path, text: str) -> Path:
 def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
     labels = [row.label for row in rows(load_study("default"))]
     methods = ("", "-lora", "-ia3", "-dora")
-    trained = [f"{task}{method}-seed{seed}" for seed in (0, 1) for task in ("reasoning", "math", "code") for method in methods]
-    assert labels == ["base-arc_easy_text", "base-gsm8k_answer", "base-mbpp_chat", *trained]
+    expected = []
+    for run, task in {"reasoning": "arc_easy_text", "math": "gsm8k_answer", "code": "mbpp_chat"}.items():
+        expected += [f"base-{task}", *(f"{run}{method}-seed{seed}" for seed in (0, 1) for method in methods)]
+    assert labels == expected
 
 
 def test_all_errors_of_a_study_at_once(tmp_path):
@@ -53,8 +55,28 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "_score", score)
     with pytest.raises(KeyboardInterrupt):
         run_study(study)
-    assert run_study(study) == [{"method": "base", "score": 0.5}, {"method": "svf", "score": 0.5}]
+    made = run_study(study)
+    assert [(row["method"], row["score"]) for row in made] == [("base", 0.5), ("svf", 0.5)]
+    assert made[0]["settings"] == {"limit": None, "batch_size": 32, "model": None, "dtype": None}
+    assert made[1]["settings"]["lr"] == 3e-3 and made[1]["settings"]["seed"] == 3 and "output" not in made[1]["settings"]
     assert scored == ["base-arc_easy_text", "reasoning-seed3", "reasoning-seed3"]
+
+
+def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypatch):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\nseeds: [3]\noutput: {tmp_path}\n"))
+    scored = []
+    monkeypatch.setattr(study_module, "__file__", str(tmp_path / "study.py"))
+    monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
+    monkeypatch.setattr(study_module, "_card", lambda adapter: {})
+    monkeypatch.setattr(study_module, "_score", lambda study, row, adapter: scored.append(row.label) or {"score": 0.1})
+    published = tmp_path / "studies" / "x"
+    published.mkdir(parents=True)
+    for row in list(rows(study)):
+        settings = study_module._settings(study, row)
+        changed = settings if row.run is None else {**settings, "steps": 99}
+        (published / f"{row.label}.json").write_text(json.dumps({"score": 0.9, "settings": changed}))
+    assert [row["score"] for row in run_study(study)] == [0.9, 0.1]
+    assert scored == ["reasoning-seed3"]
 
 
 def test_what_fails_is_named_with_its_log(tmp_path):
