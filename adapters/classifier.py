@@ -1,11 +1,13 @@
 """The classifier expert of strategy B (``cls``): which one serves pass 1, and with which experts it shares a bank."""
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from .bank import ExpertBank
+from .bank import Bank
 from .errors import AdapterError
 from .experts import find_experts, load_expert, shipped, trained_on
+
+SomeBank = TypeVar("SomeBank", bound=Bank)
 
 SHIPPED = "dispatch"
 """Name of the classifier inside this package, where there is one."""
@@ -13,12 +15,11 @@ SHIPPED = "dispatch"
 _CURE = "Train one with `t2 train dispatch` (`model=…` for another base model) and name its folder with classifier=<folder>."
 
 
-def with_classifier(model: Any, bank: ExpertBank, folder: Path | None = None) -> tuple[ExpertBank, str]:
+def with_classifier(bank: SomeBank, folder: Path | None = None) -> tuple[SomeBank, str]:
     """Return a bank that has a classifier expert, and its name there.
 
     Args:
-        model: the base model.
-        bank: its experts.
+        bank: experts over the base model.
         folder: of the classifier; None: the one among the bank's experts, else the shipped one.
 
     Raises:
@@ -42,6 +43,6 @@ def with_classifier(model: Any, bank: ExpertBank, folder: Path | None = None) ->
     if name in others:
         raise AdapterError(f"The classifier {path} has the name of an expert, {name!r}: rename its folder.")
     try:
-        return ExpertBank(model, {**others, name: expert}), name
+        return bank.with_experts({**others, name: expert}), name
     except AdapterError as error:
         raise AdapterError(f"The classifier does not fit: {error} {_CURE}") from error

@@ -1,7 +1,8 @@
 r"""Pass 1 of the paper's strategies A and B: the model says which expert a prompt needs, with its base or a classifier's weights.
 
 Two forms. ``generate``: the model replies to the adaptation prompt and the category is read from ``\boxed{…}``, as in the paper.
-``score`` (the default): the log-probability of each category's name, closed by its brace, in that place; one prefill, no decoding.
+``score`` (the default): the probability of each category's name in that place, as far as it takes to tell it from the other names: one
+token where all begin differently. One prefill, no decoding; the closing brace is part of a name, so that one can begin another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,17 +28,15 @@ MAX_REPLY = 64
 _CONTENT_FREE = ("N/A", "", "[MASK]")
 
 
-class Dispatcher:
-    """Labels prompts with the experts' categories; the caller sees to it that the model holds its base weights, or the classifier's.
+class Asker:
+    """Labels prompts with the experts' categories by asking the model; a subclass says how this model is asked.
 
     Args:
-        model: a causal language model in eval mode.
-        tokenizer: its tokenizer.
+        tokenizer: of the model.
         experts: name → expert; their names, in the paper's order, and ``others`` are the categories.
         form: ``score`` or ``generate``.
         calibrate: divide, under ``score``, each category's probability by what inputs without content give it (contextual calibration).
         max_length: tokens that fit into the model.
-        share: see `SharedPrefix`.
         classifier: ask as classifier experts are trained: instructions in the user's turn.
 
     Raises:
@@ -46,38 +45,34 @@ class Dispatcher:
 
     def __init__(
         self,
-        model: Any,
         tokenizer: Any,
         experts: Mapping[str, Any],
         form: Literal["score", "generate"] = "score",
         calibrate: bool = True,
         max_length: int = 2048,
-        share: bool = True,
         classifier: bool = False,
     ) -> None:
         if not experts:
             raise AdapterError("There is no expert to choose between: dispatch needs at least one.")
         if OTHERS in experts:
             raise AdapterError(f"An expert cannot be called {OTHERS!r}, the category of what no expert serves: give it another name.")
-        self.model, self.tokenizer, self.form, self.calibrate = model, tokenizer, form, calibrate
+        self.tokenizer, self.form, self.calibrate = tokenizer, form, calibrate
         self.options = [c.name for c in categories(experts)]
         self.unreadable = 0
         self._frame = ChatFrame(tokenizer)
         before, after = adaptation_prompt(tokenizer, categories(experts), system_turn=not classifier)
         self._after = self._encode(after + (LEAD_IN if form == "score" else ""))
-        self._names = [self._encode(name + "}") for name in self.options]
-        start = self._encode(before)
+        self._names = told_apart([self._encode(name + "}") for name in self.options])
+        self._start = self._encode(before)
         if not getattr(tokenizer, "chat_template", None) and (bos := first_token(tokenizer)) is not None:
-            start = [bos, *start]
+            self._start = [bos, *self._start]
         answer = MAX_REPLY if form == "generate" else max(map(len, self._names))
-        self._room = min(MAX_QUESTION, max_length - len(start) - len(self._after) - answer)
+        self._room = min(MAX_QUESTION, max_length - len(self._start) - len(self._after) - answer)
         if self._room < 16:
             raise AdapterError(
-                f"max_length={max_length} leaves no room for a question beside the {len(start) + len(self._after)} tokens of the "
+                f"max_length={max_length} leaves no room for a question beside the {len(self._start) + len(self._after)} tokens of the "
                 "adaptation prompt: give a larger max_length, or a strategy without pass 1 (base, expert:<name>, mix:…)."
             )
-        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        self._prefix = SharedPrefix(model, start, pad, share)
         self._bias: Tensor | None = None
 
     def decide(self, contexts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> list[Decision]:
@@ -97,6 +92,14 @@ class Dispatcher:
                 self._bias = self._log_probs(free).softmax(-1).mean(0).log()
             return in_batches(self._score, rows, batch_size, progress)
 
+    def _log_probs(self, rows: list[list[int]]) -> Tensor:
+        """Return the log-probability of each category's name, as far as `told_apart`, after each row ``[rows, categories]`` float32."""
+        raise NotImplementedError
+
+    def _replies(self, rows: list[list[int]]) -> list[str]:
+        """Return what the model says after each row, greedily, at most `MAX_REPLY` tokens, up to the end of its first box."""
+        raise NotImplementedError
+
     def _score(self, rows: list[list[int]]) -> list[Decision]:
         scores = self._log_probs(rows)
         if self._bias is not None:
@@ -108,15 +111,60 @@ class Dispatcher:
             for row, chance, i in zip(rows, chances, best, strict=True)
         ]
 
-    def _log_probs(self, rows: list[list[int]]) -> Tensor:
-        """Return the log-probability of each category, its closing brace included, ``[rows, categories]`` float32.
+    def _generate(self, rows: list[list[int]]) -> list[Decision]:
+        decisions = []
+        for row, reply in zip(rows, self._replies(rows), strict=True):
+            category = parse_reply(reply, self.options)
+            self.unreadable += category is None
+            spoken = len(self._encode(reply))
+            decisions.append(Decision(category or OTHERS, len(row), spoken, reply=reply, readable=category is not None))
+        return decisions
 
-        The brace makes a name that begins another one comparable, and names of several tokens need no normalising by length.
-        """
+    def _encode(self, text: str) -> list[int]:
+        return encode(self.tokenizer, text)
+
+
+def told_apart(names: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Cut token sequences, none of which begins another, after the first token at which each differs from all others."""
+    same = [max((_common(a, b) for j, b in enumerate(names) if j != i), default=0) for i, a in enumerate(names)]
+    return [list(name[: n + 1]) for name, n in zip(names, same, strict=True)]
+
+
+def box_closed(reply: str) -> bool:
+    """Return whether a reply's first box has been closed: what follows cannot be needed."""
+    return "boxed{" in reply and "}" in reply.split("boxed{", 1)[1]
+
+
+class Dispatcher(Asker):
+    """Asks a transformers model; the caller sees to it that it holds its base weights, or the classifier's.
+
+    Args:
+        model: a causal language model in eval mode.
+        share: see `SharedPrefix`.
+        others: see `Asker`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        experts: Mapping[str, Any],
+        form: Literal["score", "generate"] = "score",
+        calibrate: bool = True,
+        max_length: int = 2048,
+        share: bool = True,
+        classifier: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, experts, form, calibrate, max_length, classifier)
+        self.model = model
+        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        self._prefix = SharedPrefix(model, self._start, pad, share)
+
+    def _log_probs(self, rows: list[list[int]]) -> Tensor:
         last, going_on = self._prefix.last_logits(rows)
         return torch.stack([going_on.log_probs(last, name).sum(-1) for name in self._names], dim=1)
 
-    def _generate(self, rows: list[list[int]]) -> list[Decision]:
+    def _replies(self, rows: list[list[int]]) -> list[str]:
         ids, mask = self._prefix.batch(rows)
         tokenizer = self.tokenizer
         ends = self.model.generation_config.eos_token_id
@@ -132,17 +180,7 @@ class Dispatcher:
             ),
             stopping_criteria=StoppingCriteriaList([_Boxed(tokenizer, ids.shape[1])]),
         )[:, ids.shape[1] :]
-        decisions = []
-        for row, reply_ids in zip(rows, found, strict=True):
-            reply = tokenizer.decode(reply_ids, skip_special_tokens=True)
-            category = parse_reply(reply, self.options)
-            self.unreadable += category is None
-            spoken = len(self._encode(reply))
-            decisions.append(Decision(category or OTHERS, len(row), spoken, reply=reply, readable=category is not None))
-        return decisions
-
-    def _encode(self, text: str) -> list[int]:
-        return encode(self.tokenizer, text)
+        return [tokenizer.decode(reply, skip_special_tokens=True) for reply in found]
 
 
 @register("score")
@@ -167,5 +205,9 @@ class _Boxed(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
         texts = self._tokenizer.batch_decode(input_ids[:, self._start :], skip_special_tokens=True)
-        closed = ["boxed{" in t and "}" in t.split("boxed{", 1)[1] for t in texts]
-        return torch.tensor(closed, device=input_ids.device)
+        return torch.tensor([box_closed(text) for text in texts], device=input_ids.device)
+
+
+def _common(one: Sequence[int], two: Sequence[int]) -> int:
+    """Return how many tokens two sequences begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

@@ -50,6 +50,8 @@ class TrainConfig:
         eval_docs: first so many documents of the validation half.
         patience: validations without a new best after which the run ends; None never ends it early.
         stall_steps: steps in a row without a single rewarded reply after which the run stops with an error.
+        rollout: what samples replies, in rollouts and validations: ``transformers``, or ``vllm``, an engine beside the policy.
+        vllm_gpu_memory_utilization: share of a GPU's memory that this engine takes; on a CPU VLLM_CPU_KVCACHE_SPACE says (in GiB).
         generation_batch_size: prompts that are answered at a time, in rollouts and validations.
         tokens_per_pass: token budget of one forward-backward pass (prompt and reply, with padding).
         gradient_checkpointing: recompute each layer in the backward pass, and give freed memory back at once: less memory, more time.
@@ -84,6 +86,8 @@ class TrainConfig:
     eval_docs: int = 256
     patience: int | None = None
     stall_steps: int = 10
+    rollout: Literal["transformers", "vllm"] = "transformers"
+    vllm_gpu_memory_utilization: float = 0.3
     generation_batch_size: int = 32
     tokens_per_pass: int = 2048
     gradient_checkpointing: bool = False
@@ -177,6 +181,8 @@ def parse_config(values: dict[Any, Any], errors: list[str], source: str) -> Trai
         errors.append(f"kl_coef must not be negative; got {clean['kl_coef']}")
     if clean.get("baseline") == "leave_one_out" and clean.get("samples_per_prompt", 1) < 2:
         errors.append("baseline leave_one_out needs samples_per_prompt of at least 2")
+    if not 0 < clean.get("vllm_gpu_memory_utilization", 0.3) < 1:
+        errors.append(f"vllm_gpu_memory_utilization must be in (0, 1); got {clean['vllm_gpu_memory_utilization']}")
     if not 0 <= clean.get("lora_dropout", 0) < 1:
         errors.append(f"lora_dropout must be in [0, 1); got {clean['lora_dropout']}")
     if errors:

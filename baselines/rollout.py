@@ -24,6 +24,10 @@ class Rollouts:
     reply_mask: Tensor
     texts: list[str]
 
+    def to(self, device: torch.device) -> "Rollouts":
+        """Return the batch on `device`."""
+        return Rollouts(self.ids.to(device), self.mask.to(device), self.reply_mask.to(device), self.texts)
+
     @property
     def reply_length(self) -> int:
         """T."""
@@ -92,7 +96,7 @@ def _generate_batch(
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
     ids = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)  # type: ignore[operator]
     reply = ids[:, batch["input_ids"].shape[1] :]
-    ends = torch.isin(reply, torch.tensor(_end_ids(model, tokenizer), device=device))
+    ends = torch.isin(reply, torch.tensor(end_ids(model, tokenizer), device=device))
     # a token belongs to the reply if no end-of-text came before it
     reply_mask = (ends.cumsum(1) - ends.long() == 0).float()
     texts = tokenizer.batch_decode([row[keep.bool()] for row, keep in zip(reply, reply_mask, strict=True)], skip_special_tokens=True)
@@ -100,7 +104,8 @@ def _generate_batch(
     return Rollouts(ids, mask, reply_mask, list(texts))
 
 
-def _end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end a reply."""
     end = getattr(model.generation_config, "eos_token_id", None)
     end = tokenizer.eos_token_id if end is None else end
     return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from .dispatch_task import DISPATCH
 from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
-from .rollout import chat_prompts, generate
+from .rollout import Rollouts, chat_prompts, generate
 from .run_folder import RunFolder
 
 _PROGRESS = ("step", "best", "stale", "seconds", "cpu_seconds", "peak_memory")
@@ -70,6 +70,8 @@ class Run:
             return_freed_tensors()
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.sampler = self._sampler(source) if config.rollout == "vllm" else None
+        self.rollout_difference = 0.0
         self.step = 0
         self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}
         self.stale = 0
@@ -100,6 +102,13 @@ class Run:
             "data_sha256": self.split.sha256,
         }
 
+    def _sampler(self, source: str) -> Any:
+        if self.processes.count > 1:
+            raise T2Error("rollout=vllm runs in one process: vLLM's engine makes process groups of its own. Use rollout=transformers.")
+        from .rollout_vllm import VllmSampler
+
+        return VllmSampler(source, self.config)
+
     def docs(self, step: int) -> list[dict[str, Any]]:
         """Return the documents of a step: the training half, shuffled anew each epoch, without replacement within one."""
         train, size = self.split.train, self.config.prompts_per_step
@@ -114,6 +123,24 @@ class Run:
         """Return the length of a document's prompt in characters: batches of like length have little padding."""
         return len(self.task.prompt(doc))
 
+    def sample(self, docs: Sequence[dict[str, Any]], temperature: float, seed: int) -> Rollouts:
+        """Sample one reply to each of `docs` (greedy for `temperature` 0).
+
+        Raises:
+            TrainingStopped: vLLM's engine fails, or is not the policy.
+        """
+        prompts = self.prompts(docs)
+        if self.sampler is None:
+            if temperature > 0:
+                torch.manual_seed(seed)
+            return generate(self.model, self.tokenizer, prompts, self.max_new_tokens, temperature)
+        try:
+            found, difference = self.sampler.generate(self.model, self.tokenizer, prompts, self.max_new_tokens, temperature, seed)
+        except T2Error as error:
+            raise self.stopped(str(error), "") from error
+        self.rollout_difference = max(self.rollout_difference, difference or 0.0)
+        return found
+
     def stopped(self, why: str, cure: str) -> TrainingStopped:
         """Return the error that ends the run, naming what is kept."""
         kept = f"in {self.folder.path / 'best'} (step {self.best['step']})"
@@ -127,7 +154,7 @@ class Run:
         chunks = [docs[i : i + size] for i in range(0, len(docs), size)]
         training = self.model.training
         self.model.eval()
-        replies = [generate(self.model, self.tokenizer, self.prompts(c), self.max_new_tokens, 0).texts for c in self.processes.mine(chunks)]
+        replies = [self.sample(chunk, 0, 0).texts for chunk in self.processes.mine(chunks)]
         self.model.train(training)
         texts = [text for chunk in self.processes.together(replies) for text in chunk]
         correct = self.processes.together([self.task.correct(docs, texts)] if self.processes.first else [])[0]

@@ -15,7 +15,7 @@ from .card import export_best, export_expert
 from .config import TrainConfig, load_configs
 from .ntp import train_by_next_token
 from .reinforce import StepStats, accumulate_gradient, advantages, recomputed_layers
-from .rollout import Rollouts, generate
+from .rollout import Rollouts
 from .run import Run
 
 
@@ -163,12 +163,13 @@ class Reinforce:
             "seconds": elapsed,
             "seconds_rollout": sampled - started,
             "seconds_reward": rewarded - sampled,
+            **({"logprob_difference": run.rollout_difference} if run.sampler else {}),
         }
 
     def _sample(self, number: int, docs: Sequence[dict[str, Any]]) -> Rollouts:
         # every chunk of every step has its own seed: a resumed run samples what an unbroken one would have, and n processes what one would
-        torch.manual_seed((self.config.seed * 1_000_003 + self.run.step) * 10_007 + number)
-        return generate(self.run.model, self.run.tokenizer, self.run.prompts(docs), self.run.max_new_tokens, self.config.temperature)
+        seed = (self.config.seed * 1_000_003 + self.run.step) * 10_007 + number
+        return self.run.sample(docs, self.config.temperature, seed)
 
     def _gradient(self, rollouts: Sequence[Rollouts], parts: Sequence[Tensor], total: int) -> tuple[StepStats, float]:
         run, config = self.run, self.config

@@ -5,27 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-_SAMPLE = 4096
-
-
-def model_fingerprint(model: torch.nn.Module) -> str:
-    """Return 16 hexadecimal digits that tell one model's weights from another's, in well under a second also for large ones.
-
-    Up to 4096 evenly spread numbers of every tensor are hashed, rounded to bfloat16, so that one checkpoint has one fingerprint in every
-    float dtype. Any training moves all numbers of a matrix, so a sample tells; an edit of a few numbers by hand may go unseen.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        if tensor.device.type == "meta" or not tensor.numel():
-            continue
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        flat = local.detach().reshape(-1)[:: max(1, local.numel() // _SAMPLE)]
-        digest.update(flat.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
 
 def facts_key(facts: Mapping[str, Any]) -> str:
     """Return the hash of what answers depend on."""

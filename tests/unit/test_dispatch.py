@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from t2.adapters.dispatch import MAX_QUESTION, Dispatcher
+from t2.adapters.dispatch import MAX_QUESTION, Dispatcher, told_apart
 from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
 from t2.adapters.dispatch_prompt import LEAD_IN, categories, instruction, parse_reply
 from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, shorten
@@ -135,7 +135,7 @@ def plain_scores(model, tokenizer, question):
     start = tokenizer.encode(before + question + after + LEAD_IN, add_special_tokens=False)
     scores = []
     for name in NAMES:
-        ids = torch.tensor([start + tokenizer.encode(name + "}", add_special_tokens=False)])
+        ids = torch.tensor([start + tokenizer.encode(name[0], add_special_tokens=False)])  # a token a letter, and all begin differently
         with torch.inference_mode():
             logs = model(input_ids=ids).logits.float().log_softmax(-1)
         scores.append(sum(logs[0, i - 1, ids[0, i]] for i in range(len(start), ids.shape[1])))
@@ -153,6 +153,25 @@ def test_scores_equal_a_plain_forward_pass(model):
             got = torch.tensor([[d.scores[n] for n in NAMES] for d in found]).log()
             torch.testing.assert_close(got, expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
             assert [d.category for d in found] == [NAMES[int(row.argmax())] for row in expected]
+
+
+def test_names_are_scored_as_far_as_they_differ(model):
+    assert told_apart([[7, 9], [8, 9], [6, 1, 9]]) == [[7], [8], [6]]
+    assert told_apart([[1, 2, 9], [1, 2, 3, 9], [4, 9]]) == [[1, 2, 9], [1, 2, 3], [4]]
+    assert told_apart([[5, 6]]) == [[5]]
+    tokenizer = tiny.tokenizer()
+    experts = dict.fromkeys(("mat", "math", "code"))
+    (found,) = Dispatcher(model, tokenizer, experts, calibrate=False, max_length=4096).decide(QUESTIONS[:1])
+    before, after = adaptation_prompt(tokenizer, categories(experts))
+    start = tokenizer.encode(before + QUESTIONS[0] + after + LEAD_IN, add_special_tokens=False)
+    logs = {}
+    for name, scored in {"mat": "mat}", "math": "math", "code": "c", "others": "o"}.items():
+        ids = torch.tensor([start + tokenizer.encode(scored, add_special_tokens=False)])
+        with torch.inference_mode():
+            each = model(input_ids=ids).logits.float().log_softmax(-1)
+        logs[name] = sum(each[0, i - 1, ids[0, i]] for i in range(len(start), ids.shape[1]))
+    expected = torch.stack(list(logs.values())).softmax(-1)
+    torch.testing.assert_close(torch.tensor([found.scores[n] for n in logs]), expected, atol=2e-4, rtol=1e-3)
 
 
 def test_calibration_divides_by_what_empty_questions_get(model):
@@ -202,7 +221,7 @@ def test_a_question_that_is_too_long_is_cut_to_fit(model):
     chooser = Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=1500)
     limits.append(chooser.decide(["y" * 9000])[0].tokens_in)
     assert limits[0] - len(chooser._after) == MAX_QUESTION
-    assert len(chooser._prefix.ids) + limits[1] + len("reasoning}") == 1500
+    assert len(chooser._prefix.ids) + limits[1] + len("r") == 1500
     with pytest.raises(AdapterError, match="max_length=900 leaves no room"):
         Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=900)
 

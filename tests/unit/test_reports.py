@@ -511,3 +511,11 @@ def test_import_is_light():
     code = "import sys, t2.reports.cli; print(sorted({m.split('.')[1] for m in sys.modules if m.startswith('t2.')}), end='')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout in ("['reports']", "['harness', 'reports']"), "the start-up hook may be loaded, nothing else of ours"
+
+
+def test_t2_on_vllm_is_a_row_of_its_own_wherever_it_was_computed(here):
+    for name, model, args in (("a", "t2", {}), ("b", "t2-vllm", {"tensor_parallel_size": 2})):
+        write(f"r/{name}/results_1.json", result(acc(10), model=model, args={"pretrained": "m", **args}, t2=t2_section()))
+    text = report(["r/a", "r/b"])
+    assert line(text, "t2 prompt (score) m") and line(text, "t2-vllm prompt (score) m")
+    assert "tensor_parallel_size=" not in section(text, "Leaderboard")

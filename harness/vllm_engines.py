@@ -1,0 +1,172 @@
+"""vLLM engines as `t2-vllm` sees them: one in this process's care, or several in Ray actors that share the requests."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from ..adapters.errors import AdapterError
+from .errors import T2Error
+
+
+class EngineError(T2Error):
+    """An engine failed while it answered."""
+
+
+class Engines(ABC):
+    """One or more engines that always hold the same weights."""
+
+    failed = False
+    """Whether one of them has failed; it may hold any weights, or be gone."""
+
+    @abstractmethod
+    def call(self, method: str, args: Sequence[Any]) -> list[str]:
+        """Call a method of `ExpertWorker` in every worker."""
+
+    @abstractmethod
+    def config(self, name: str) -> Any:
+        """Return an attribute of the engine's model configuration."""
+
+    @abstractmethod
+    def forget_prefixes(self) -> None:
+        """Drop the keys and values that were kept of earlier prompts.
+
+        Raises:
+            AdapterError: the engine refuses.
+        """
+
+    @abstractmethod
+    def answer(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool) -> list[Any]:
+        """See `generate`."""
+
+    def ask_each(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of `ExpertWorker` in every worker and return what each says.
+
+        Raises:
+            AdapterError: what the first worker with an error says.
+        """
+        found = [json.loads(answer) for answer in self.call(method, args)]
+        if wrong := next((answer["error"] for answer in found if "error" in answer), None):
+            raise AdapterError(wrong)
+        return [answer["value"] for answer in found]
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """As `ask_each`; return the first worker's answer."""
+        return self.ask_each(method, *args)[0]
+
+    def generate(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool = False) -> list[Any]:
+        """Return vLLM's outputs for prompts given as token ids, in order.
+
+        Raises:
+            EngineError: an engine failed.
+        """
+        try:
+            return self.answer(rows, params, progress)
+        except Exception as error:
+            self.failed = True
+            raise EngineError(
+                f"vLLM's engine failed ({type(error).__name__}: {str(error)[:500]}). Answers are kept where lm_eval was given --use_cache; "
+                "then the same command goes on behind them. T2_TRACEBACK=1 shows where it failed."
+            ) from error
+
+
+class LocalEngine(Engines):
+    """The engine of a `vllm.LLM`."""
+
+    def __init__(self, llm: Any, lora: Any = None) -> None:
+        self.llm, self._lora = llm, lora
+
+    def call(self, method: str, args: Sequence[Any]) -> list[str]:
+        """See `Engines`."""
+        return self.llm.collective_rpc(method, args=tuple(args))
+
+    def config(self, name: str) -> Any:
+        """See `Engines`."""
+        return getattr(self.llm.llm_engine.model_config, name)
+
+    def forget_prefixes(self) -> None:
+        """See `Engines`."""
+        if not self.llm.reset_prefix_cache():
+            raise AdapterError("vLLM did not drop its prefix cache, so answers would mix two sets of weights; no request may be running.")
+
+    def answer(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool) -> list[Any]:
+        """See `Engines`."""
+        prompts = [{"prompt_token_ids": list(row)} for row in rows]
+        return self.llm.generate(prompts, sampling_params=list(params), use_tqdm=progress, lora_request=self._lora)
+
+
+class RayEngines(Engines):
+    """Engines in Ray actors, each with every n-th request; they live as long as this object, so that their weights can be changed.
+
+    Args:
+        arguments: of `vllm.LLM`.
+        count: of engines.
+        lora: request of vLLM's LoRA, or None.
+    """
+
+    def __init__(self, arguments: dict[str, Any], count: int, lora: Any = None) -> None:
+        import ray  # pyright: ignore[reportMissingImports]
+
+        self._ray = ray
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, log_to_driver=False)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        share = int(arguments.get("tensor_parallel_size", 1))
+        actor = ray.remote(num_gpus=share if gpus else 0, num_cpus=1)(_Actor)
+        # an engine in an actor must not go to Ray again for its own workers: placement groups inside one another wait for ever
+        own = {key: value for key, value in arguments.items() if key != "distributed_executor_backend"}
+        self._actors = [actor.remote(own, lora) for _ in range(count)]
+        ray.get([a.ready.remote() for a in self._actors])
+
+    def call(self, method: str, args: Sequence[Any]) -> list[str]:
+        """See `Engines`."""
+        parts = self._ray.get([a.call.remote(method, tuple(args)) for a in self._actors])
+        return [answer for part in parts for answer in part]
+
+    def config(self, name: str) -> Any:
+        """See `Engines`."""
+        return self._ray.get(self._actors[0].config.remote(name))
+
+    def forget_prefixes(self) -> None:
+        """See `Engines`."""
+        self._ray.get([a.forget.remote() for a in self._actors])
+
+    def answer(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool) -> list[Any]:
+        """See `Engines`."""
+        n = len(self._actors)
+        parts = self._ray.get([a.generate.remote(rows[i::n], params[i::n]) for i, a in enumerate(self._actors)])
+        found: list[Any] = [None] * len(rows)
+        for i, part in enumerate(parts):
+            found[i::n] = part
+        return found
+
+
+class _Actor:
+    """One engine in a process of Ray's."""
+
+    def __init__(self, arguments: dict[str, Any], lora: Any) -> None:
+        import os
+
+        from . import vllm_import
+
+        for name in [n for n in os.environ if n.startswith("VLLM_DP_")]:
+            del os.environ[name]  # the driver's, which would make this engine one of a group
+        vllm_import.prepare()
+        from vllm import LLM  # pyright: ignore[reportMissingImports]
+
+        self._engine = LocalEngine(LLM(**arguments), lora)
+
+    def ready(self) -> bool:
+        return True
+
+    def call(self, method: str, args: tuple[Any, ...]) -> list[str]:
+        return self._engine.call(method, args)
+
+    def config(self, name: str) -> Any:
+        return self._engine.config(name)
+
+    def forget(self) -> None:
+        self._engine.forget_prefixes()
+
+    def generate(self, rows: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
+        return self._engine.answer(rows, params, False) if rows else []

@@ -1,0 +1,219 @@
+"""lm-eval's model `t2-vllm`: vLLM engines that adapt their weights to each prompt (docs/vllm.md)."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from ..adapters.bank import Bank
+from ..adapters.dispatch_forms import Form, Setup
+from ..adapters.experts import Expert
+from ..adapters.mixture import Mixture
+from ..adapters.vllm_worker import COVERED, PATH, write_mixture
+from . import vllm_import
+from .adaptive import Adaptive
+from .strategy import ModelArgumentError, Strategy, parse_number
+from .vllm_engines import Engines, LocalEngine, RayEngines
+from .vllm_forms import make_form
+
+vllm_import.check()
+vllm_import.prepare()
+
+from lm_eval.models import vllm_causallms  # noqa: E402 - vLLM reads its environment when it is imported
+from vllm import SamplingParams  # noqa: E402  # pyright: ignore[reportMissingImports]
+from vllm.engine.arg_utils import EngineArgs  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+VLLM: Any = vllm_causallms.VLLM  # lm-eval's `register_model` hides the class from type checkers
+
+
+_UNKNOWN = Mixture((("?", 1.0),))
+
+
+class EngineBank(Bank):
+    """A bank over vLLM engines, whose workers make the weights.
+
+    Args:
+        engines: all of them hold the same mixture.
+        experts: name → expert.
+        budget: bytes of each worker's host memory, see `WorkerBank`.
+
+    Raises:
+        AdapterError: see `ExpertBank`.
+    """
+
+    def __init__(self, engines: Engines, experts: Mapping[str, Expert], budget: int) -> None:
+        super().__init__(experts)
+        self._engines, self._budget = engines, budget
+        engines.ask("t2_experts", json.dumps({name: str(e.path.resolve()) for name, e in experts.items()}), budget)
+
+    def with_experts(self, experts: Mapping[str, Expert]) -> "EngineBank":
+        """See `Bank`."""
+        return EngineBank(self._engines, experts, self._budget)
+
+    def prepare(self, mixture: Mixture, quiet: bool = False) -> None:
+        """See `Bank`."""
+        self._engines.ask("t2_prepare", write_mixture(mixture))
+
+    def _switch(self, mixture: Mixture) -> None:
+        if self._engines.failed:
+            return  # there is nothing left to change, and what it failed of is the error to show
+        self.current = _UNKNOWN  # should this end halfway, the next call changes the weights whatever it asks for
+        self._engines.ask("t2_apply", write_mixture(mixture))
+        self._engines.forget_prefixes()  # vLLM would go on with keys and values of the weights before
+
+
+class _AsAsked:
+    """lm-eval's cache hook, which keeps an answer under the arguments it was asked for.
+
+    lm-eval's `vllm` keeps each under the arguments that it made of those, where no later run looks: what an interrupted run had answered
+    would be lost.
+    """
+
+    def __init__(self, hook: Any) -> None:
+        self._hook, self.dbdict = hook, hook.dbdict
+        self._asked: dict[str, Any] = {}
+
+    def take(self, requests: Sequence[Any]) -> None:
+        """Take note of requests; a context that is asked in two ways is kept only once all are answered."""
+        self._asked = {}
+        for arguments in (request.args for request in requests):
+            same = self._asked.setdefault(arguments[0], arguments)
+            self._asked[arguments[0]] = arguments if same == arguments else None
+
+    def add_partial(self, kind: str, arguments: Any, answer: Any) -> None:
+        """Keep one answer."""
+        if kind == "generate_until":
+            arguments = self._asked.get(arguments[0])
+        if arguments is not None:
+            self._hook.add_partial(kind, arguments, answer)
+
+
+class T2VLLM(Adaptive, VLLM):
+    """lm-eval's `vllm` model with two passes; for its arguments see `Adaptive`, lm-eval's ``VLLM`` and vLLM's ``EngineArgs``.
+
+    Args:
+        mixture_cache_gib: host memory of each worker for the weights of mixtures that were applied before; one is kept in any case.
+    """
+
+    host = VLLM
+    passed_on = frozenset(field.name for field in fields(EngineArgs)) | {"mixture_cache_gib"}
+    other_weights = ("lora_local_path", "quantization", "load_format")
+
+    # ---- what Adaptive asks for
+
+    def host_arguments(self, pretrained: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """See `Adaptive`."""
+        given = dict(given)
+        self._budget = int(parse_number("mixture_cache_gib", given.pop("mixture_cache_gib", 4), 0, float("inf")) * 2**30)
+        if (own := given.get("worker_extension_cls")) not in (None, PATH):
+            raise ModelArgumentError(f"worker_extension_cls={own}: t2-vllm sets it to {PATH}.")
+        for name in ("tensor_parallel_size", "data_parallel_size"):
+            parse_number(name, given.get(name, 1), 1, float("inf"), whole=True)
+        _check_heads(str(pretrained), given)
+        return {**vllm_import.defaults(), **given, "worker_extension_cls": PATH}
+
+    def host_loaded(self) -> None:
+        """See `Adaptive`."""
+        self._device = torch.device("cpu")  # what this process waits on: vLLM's calls return when their work is done
+        several, lora = self.data_parallel_size > 1, self.lora_request
+        self.engines: Engines = RayEngines(self.model_args, self.data_parallel_size, lora) if several else LocalEngine(self.model, lora)
+        self._uncovered = sorted(set(self.engines.config("architectures")) - set(COVERED))
+        self._quantised = self.engines.config("quantization")
+        self._fingerprint = self._load_base()  # now, and not when results are written: a base that cannot be read is told before any work
+
+    def _load_base(self) -> str:
+        """Have every worker load the base weights as transformers names them, and return their fingerprint."""
+        revision = self.model_args.get("revision")
+        if self._uncovered or self._quantised:  # no experts, so the weights are not needed
+            return hashlib.sha256(f"{self.base_name} {revision} {self._quantised}".encode()).hexdigest()[:16]
+        options = {name: self.model_args[name] for name in ("revision", "trust_remote_code") if self.model_args.get(name)}
+        dtype = str(self.engines.config("dtype")).removeprefix("torch.")
+        return self.engines.ask("t2_base", self.base_name, dtype, json.dumps(options))
+
+    def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
+        if self._quantised:
+            raise ModelArgumentError(
+                f"{self.base_name} has {self._quantised} weights, whose singular values cannot be scaled: give an unquantised checkpoint, or "
+                "strategy=base."
+            )
+        if self._uncovered:
+            raise ModelArgumentError(
+                f"{self.base_name} is a {', '.join(self._uncovered)}; under t2-vllm experts serve {', '.join(COVERED)}. "
+                "Use --model t2, or strategy=base."
+            )
+        return super()._load_bank(plan, paths)
+
+    def two_pass_setup(self, strategy: Strategy, votes: int | None = None) -> None:
+        """See `TwoPass`."""
+        super().two_pass_setup(strategy, votes)
+        if self.bank is None:
+            self.engines.ask("t2_release")
+
+    def make_bank(self, experts: Mapping[str, Expert]) -> Bank:
+        """See `Adaptive`."""
+        return EngineBank(self.engines, experts, self._budget)
+
+    def make_form(self, name: str, setup: Setup) -> Form:
+        """See `Adaptive`."""
+        return make_form(name, setup, self.engines)
+
+    def host_facts(self) -> dict[str, Any]:
+        """See `Adaptive`."""
+        return {
+            "dtype": str(self.engines.config("dtype")),
+            "tokenizer": [type(self.tokenizer).__name__, len(self.tokenizer), self.tokenizer.name_or_path],
+            "lengths": [self.max_length, self.truncation_side],
+            "tokens": [self.add_bos_token, self.prefix_token_id, self.think_end_token],
+            "engine": {k: v for k, v in self.model_args.items() if k in ("quantization", "seed", "lora_local_path", "kv_cache_dtype")},
+            "vllm": version(str(vllm_import.distribution())),
+        }
+
+    @property
+    def base_name(self) -> str:
+        """See `Adaptive`."""
+        return str(self.model_args["model"])
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Adaptive`; of a model that experts cannot serve, from its name alone."""
+        return self._fingerprint
+
+    # ---- lm-eval's methods
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """See `TwoPass`."""
+        super().set_cache_hook(cache_hook)
+        self.cache_hook = _AsAsked(self.cache_hook)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """See `TwoPass`."""
+        if isinstance(self.cache_hook, _AsAsked):
+            self.cache_hook.take(requests)
+        return super().generate_until(requests, disable_tqdm)
+
+    def _model_generate(self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
+        if not generate or sampling_params is None:  # lm-eval's way to ask for the log-probabilities of what is given
+            sampling_params = SamplingParams(temperature=0, prompt_logprobs=1, max_tokens=1, detokenize=False)
+        params = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(requests)
+        return self.engines.generate(requests, params, progress=self.batch_size == "auto")
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes that one worker had in use at once."""
+        return max(self.engines.ask_each("t2_peak_memory"))
+
+
+def _check_heads(pretrained: str, given: Mapping[str, Any]) -> None:
+    """See that the attention heads can be dealt out: vLLM says so too, but after a minute, in a page of another program's errors."""
+    size = int(given.get("tensor_parallel_size", 1))
+    options = {name: given[name] for name in ("revision", "trust_remote_code") if given.get(name)}
+    heads = AutoConfig.from_pretrained(pretrained, **options).get_text_config().num_attention_heads
+    if heads % size:
+        fitting = [str(n) for n in range(1, heads + 1) if heads % n == 0]
+        raise ModelArgumentError(
+            f"tensor_parallel_size={size} does not divide the {heads} attention heads of {pretrained}; it can be {', '.join(fitting)}."
+        )

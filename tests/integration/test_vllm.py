@@ -1,0 +1,405 @@
+"""`--model t2-vllm` against `--model t2`, on tiny models of every family: `make test-vllm`, in vLLM's own environment."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import lm_eval
+import pytest
+import torch
+from lm_eval.tasks import TaskManager
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from t2.adapters.mixture import Mixture
+from t2.harness.errors import T2Error
+from t2.harness.model import T2LM
+
+from .. import tiny
+from .test_model import CHOOSE, GENERATE, WORDS, questions
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+LONG = " ".join(WORDS) * 12  # several blocks of vLLM's prefix cache
+ENGINE = {"dtype": "float32", "max_model_len": 2048, "max_num_seqs": 16, "max_num_batched_tokens": 2048}
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 258,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 257,
+    "initializer_range": 0.3,
+}
+
+
+def save(folder: Path, family: str = "llama", **more) -> Path:
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SIZES, **more})).float().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("vllm")
+    before = dict(os.environ)
+    os.environ |= {"T2_CACHE": str(root / "cache"), "HF_DATASETS_CACHE": str(root / "datasets"), "HF_HUB_OFFLINE": "1"}
+    base = save(root / "tiny-model")
+    tiny.save_experts(root / "experts", base)
+    data = root / "docs.jsonl"
+    data.write_text("".join(json.dumps({"q": q, "a": "16"}) + "\n" for q in WORDS))
+    (root / "tasks").mkdir()
+    for name, text in (("generate", GENERATE), ("choose", CHOOSE)):
+        (root / "tasks" / f"{name}.yaml").write_text(text.format(data=data))
+    manager = TaskManager(include_path=str(root / "tasks"), include_defaults=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+        yield SimpleNamespace(root=root, base=str(base), experts=str(root / "experts"), manager=manager, both=None)
+    os.environ.clear()
+    os.environ |= before
+
+
+LIVE = []
+
+
+def close():
+    """vLLM has one engine a process: the end of an older one takes the process groups of a newer one away."""
+    while LIVE:
+        LIVE.pop().model.llm_engine.engine_core.shutdown()
+    gc.collect()
+
+
+def engine(base, experts=None, strategy="prompt", **args):
+    from t2.harness.vllm_model import T2VLLM
+
+    close()
+    lm = T2VLLM(str(base), strategy=strategy, experts=experts, **{**ENGINE, **args})
+    LIVE.append(lm)
+    return lm
+
+
+@pytest.fixture
+def both(world):
+    """The same model under both: t2-vllm, t2."""
+    if not LIVE or world.both is None or LIVE[0] is not world.both[0]:
+        theirs = T2LM(world.base, strategy="prompt", experts=world.experts, dtype="float32", device="cpu")
+        world.both = (engine(world.base, world.experts), theirs)
+    return world.both
+
+
+def plain(lm, kind, requests):
+    """What lm-eval's own class answers, with the weights in force."""
+    return getattr(lm.host, kind)(lm, requests, disable_tqdm=True)
+
+
+def shown(text):
+    """What both show of a reply: lm-eval's `vllm` keeps special tokens, and vLLM leaves out a character that is unfinished at the end."""
+    return text.replace("<|im_start|>", "").rstrip("\ufffd")
+
+
+MIXTURES = [
+    Mixture.base(),
+    *map(Mixture.single, ("math", "code", "reasoning")),
+    Mixture.parse("math=0.5+code=0.3+base=0.2"),
+    Mixture.per_layer({"math": [0.2, 0.9], "code": [0.8, 0.4]}),
+]
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids=str)
+def test_answers_are_those_of_t2(both, mixture):
+    for lm in both:
+        lm.bank.apply(mixture)
+    texts, expected = ([shown(text) for text in plain(lm, "generate_until", questions(tokens=24))] for lm in both)
+    assert texts == expected and len(set(texts)) > 3
+    asked = questions((*WORDS, LONG), "loglikelihood")
+    ours_, theirs_ = (plain(lm, "loglikelihood", asked) for lm in both)
+    assert [greedy for _, greedy in ours_] == [greedy for _, greedy in theirs_]
+    assert max(abs(a - b) for (a, _), (b, _) in zip(ours_, theirs_, strict=True)) < 1e-3
+    for lm in both:
+        lm.bank.apply(Mixture.base())
+
+
+def next_token(lm, text):
+    """Log-probabilities of the whole vocabulary after `text`, by one decoded position: the request that reads the prefix cache."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=list(range(100)))
+    (output,) = lm.engines.generate([lm.tok_encode(text)], [params])
+    return {token: p.logprob for token, p in output.outputs[0].logprobs[0].items()}, output.num_cached_tokens
+
+
+def test_a_swap_leaves_nothing_of_the_weights_before_in_the_prefix_cache(both):
+    lm, reference = both
+    for mixture in MIXTURES:
+        lm.bank.apply(mixture)
+        reference.bank.apply(mixture)
+        found, cached = next_token(lm, LONG)
+        assert cached == 0
+        again, cached = next_token(lm, LONG)
+        assert cached >= 128  # the cache is on, so this test can fail
+        ids = torch.tensor([lm.tok_encode(LONG)])
+        with torch.inference_mode():
+            expected = reference.model(ids).logits[0, -1].log_softmax(-1)
+        for token, value in found.items():
+            assert abs(value - expected[token]) < 1e-3 and abs(again[token] - value) < 1e-3
+    for each in both:
+        each.bank.apply(Mixture.base())
+
+
+def test_the_base_comes_back_bit_for_bit(both):
+    lm, _ = both
+    before = next_token(lm, LONG)[0]
+    for mixture in MIXTURES[1:]:
+        lm.bank.apply(mixture)
+        assert next_token(lm, LONG)[0] != before
+    lm.bank.apply(Mixture.base())
+    assert next_token(lm, LONG)[0] == before
+
+
+def test_a_swap_that_fails_halfway_is_repaired_by_the_next(both, monkeypatch):
+    lm, _ = both
+    before = next_token(lm, LONG)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.engines, "forget_prefixes", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lm.bank.apply(Mixture.single("math"))
+    assert lm.bank.apply(Mixture.base())
+    assert next_token(lm, LONG)[0] == before
+
+
+@pytest.mark.parametrize("form", ["score", "generate"])
+def test_pass_one_decides_as_t2_does(world, both, form):
+    from t2.harness.vllm_forms import EngineAsker
+
+    ours, theirs = both
+    setup = replace(theirs._setup(theirs.strategy, theirs.bank.experts, None), max_length=2040)
+    a = EngineAsker(form, setup, ours.engines).decide(WORDS)
+    b = theirs.make_form(form, setup).decide(WORDS)
+    assert [(x.category, x.reply, x.tokens_in, x.tokens_out) for x in a] == [(x.category, x.reply, x.tokens_in, x.tokens_out) for x in b]
+    for x, y in zip(a, b, strict=True):
+        assert (x.scores is None) == (form == "generate")
+        assert all(abs(x.scores[name] - y.scores[name]) < 1e-4 for name in x.scores or ())
+
+
+def test_names_that_begin_alike_are_scored_as_far_as_they_differ(both):
+    from t2.adapters.dispatch import Dispatcher
+    from t2.adapters.dispatch_forms import Setup
+    from t2.harness.vllm_forms import EngineAsker
+
+    ours, theirs = both
+    experts = dict.fromkeys(("mat", "math", "code"))
+    a = EngineAsker("score", Setup(None, theirs.tokenizer, experts, 2040), ours.engines).decide(WORDS)
+    b = Dispatcher(theirs.model, theirs.tokenizer, experts, max_length=2040).decide(WORDS)
+    for x, y in zip(a, b, strict=True):
+        assert x.category == y.category and all(abs(x.scores[name] - y.scores[name]) < 1e-4 for name in y.scores)
+
+
+def test_a_reply_ends_with_its_box_and_not_with_another_brace(both, monkeypatch):
+    from t2.harness.vllm_forms import EngineAsker
+
+    ours, theirs = both
+    said = [theirs.tok_encode(text, add_special_tokens=False) for text in ("{x} so \\boxed{math}", " never")]
+    asked = []
+
+    def generate(rows, params, progress=False):
+        asked.append(len(rows))
+        outputs = []
+        for row, limit in zip(rows, params, strict=True):
+            which = int(row[-1] != 0)
+            rest = said[0 if len(asked) > 1 else which]
+            done = 3 if len(asked) == 1 and not which else len(rest)
+            ids = rest[:done] if len(asked) == 1 else rest[3:]
+            closed = theirs.tokenizer.decode(ids).endswith("}")
+            outputs.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, stop_reason="}" if closed else None)]))
+            assert limit.max_tokens == (64 if len(asked) == 1 else 61)
+        return outputs
+
+    asker = EngineAsker("generate", theirs._setup(theirs.strategy, theirs.bank.experts, None), ours.engines)
+    monkeypatch.setattr(ours.engines, "generate", generate)
+    assert asker._replies([[0], [1]]) == ["{x} so \\boxed{math}", " never"]
+    assert asked == [2, 1]
+
+
+def test_a_form_of_ones_own_runs_beside_the_engine(world, both):
+    keywords = Path(__file__).parents[1] / "examples" / "keywords.py"
+    ours, theirs = both
+    form = ours.make_form(str(keywords), theirs._setup(theirs.strategy, theirs.bank.experts, None))
+    found = form.decide(["Write a Python function.", "How many eggs? Solve it.", "Hello"])
+    assert [d.category for d in found] == ["code", "math", "others"]
+
+
+def evaluate(world, model, **args):
+    lm = (
+        engine(world.base, world.experts, **args)
+        if model == "t2-vllm"
+        else T2LM(world.base, experts=world.experts, dtype="float32", **args)
+    )
+    return lm_eval.simple_evaluate(
+        model=lm,
+        tasks=["tiny_generate", "tiny_choose"],
+        task_manager=world.manager,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{}, {"strategy": "mix:math=0.5+code=0.5"}, {"dispatch": "task", "votes": 2}, {"mix": "soft"}, {"strategy": "base"}],
+    ids=str,
+)
+def test_an_evaluation_is_the_same(world, args):
+    ours, theirs = (evaluate(world, model, **args) for model in ("t2-vllm", "t2"))
+    assert ours["results"] == theirs["results"]
+    for task in ("tiny_generate", "tiny_choose"):
+        for a, b in zip(ours["samples"][task], theirs["samples"][task], strict=True):
+            assert a["t2"]["mixture"] == b["t2"]["mixture"]
+            if task == "tiny_generate":
+                assert shown(a["resps"][0][0]) == shown(b["resps"][0][0])
+        assert ours["t2"]["passes"][task]["chosen"] == theirs["t2"]["passes"][task]["chosen"]
+        assert ours["t2"]["passes"][task]["categories"] == theirs["t2"]["passes"][task]["categories"]
+        assert ours["t2"]["passes"][task]["pass2"]["tokens_in"] == theirs["t2"]["passes"][task]["pass2"]["tokens_in"]
+    for key in ("base", "experts", "strategy", "dispatch", "parameters"):
+        assert ours["t2"][key] == theirs["t2"][key]
+    assert ours["t2"]["peak_memory"] > 1e8
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "phi3", "granite"])
+def test_every_covered_family_is_swapped_as_transformers_has_it(world, family):
+    base = save(world.root / family, family)
+    tiny.save_expert(world.root / f"{family}-experts" / "math", 1, base)
+    experts = str(world.root / f"{family}-experts")
+    ours = engine(base, experts, "expert:math")
+    theirs = T2LM(str(base), strategy="expert:math", experts=experts, dtype="float32", device="cpu")
+    asked = questions(kind="loglikelihood")
+    before = plain(ours, "loglikelihood", asked)
+    a, b = ours.loglikelihood(asked), theirs.loglikelihood(asked)
+    assert max(abs(x - y) for (x, _), (y, _) in zip(a, b, strict=True)) < 1e-3
+    assert max(abs(x - y) for (x, _), (y, _) in zip(a, before, strict=True)) > 0.1
+    assert plain(ours, "loglikelihood", asked) == before
+    assert max(abs(x - y) for (x, _), (y, _) in zip(before, plain(theirs, "loglikelihood", asked), strict=True)) < 1e-3
+
+
+def test_the_covered_families_are_those_tested():
+    from t2.adapters.vllm_worker import COVERED
+
+    families = ("llama", "qwen2", "qwen3", "mistral", "phi3", "granite")
+    assert {AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(f))].__name__ for f in families} == set(COVERED)
+
+
+def test_what_cannot_be_served_is_refused_by_name(world, tmp_path):
+    base = save(tmp_path / "gemma", "gemma2", head_dim=32)
+    tiny.save_expert(tmp_path / "experts" / "math", 1, base)
+    with pytest.raises(T2Error, match=r"Gemma2ForCausalLM; under t2-vllm experts serve .*LlamaForCausalLM"):
+        engine(base, str(tmp_path / "experts"))
+    lm = engine(base, strategy="base")
+    assert lm.generate_until(questions()) == plain(lm, "generate_until", questions()) and len(lm.run_facts()["base"]) == 16
+    with pytest.raises(T2Error, match=r"Unknown model argument.*'gpu_memory_utilisation' \(did you mean 'gpu_memory_utilization'"):
+        engine(world.base, gpu_memory_utilisation=0.5)
+    with pytest.raises(T2Error, match="worker_extension_cls=x: t2-vllm sets it"):
+        engine(world.base, worker_extension_cls="x")
+    with pytest.raises(T2Error, match=r"tensor_parallel_size=3 does not divide the 2 attention heads of .*; it can be 1, 2\."):
+        engine(world.base, tensor_parallel_size=3)
+    with pytest.raises(T2Error, match="mixture_cache_gib=-1 must be a number from 0"):
+        engine(world.base, mixture_cache_gib=-1)
+    other = save(tmp_path / "other", hidden_size=128)
+    with pytest.raises(T2Error, match="it is for another model"):
+        engine(other, world.experts)
+
+
+def test_an_engine_that_dies_ends_the_run_and_keeps_what_was_answered(world, tmp_path, monkeypatch):
+    from lm_eval.api.model import CachingLM
+
+    lm = engine(world.base, world.experts, "expert:math", batch_size=2)
+    expected = lm.generate_until(questions())
+    lm = CachingLM(lm, str(tmp_path / "cache.db"))
+    whole, calls = lm.lm.model.generate, []
+
+    def dying(prompts, *args, **kwargs):
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise RuntimeError("the engine is dead")
+        return whole(prompts, *args, **kwargs)
+
+    monkeypatch.setattr(lm.lm.model, "generate", dying)
+    with pytest.raises(T2Error, match=r"vLLM's engine failed \(RuntimeError: the engine is dead\).*--use_cache"):
+        lm.generate_until(questions())
+    assert calls == [2, 2, 2]
+    calls.clear()
+    monkeypatch.setattr(lm.lm.model, "generate", lambda prompts, *a, **k: calls.append(len(prompts)) or whole(prompts, *a, **k))
+    assert lm.generate_until(questions()) == expected
+    assert sum(calls) == 2  # the four that were answered are not asked again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["data_parallel_size", "tensor_parallel_size"])
+def test_two_engines_or_two_shards_answer_as_one(world, size):
+    """In a process of its own: Ray's and vLLM's workers are started from a clean one."""
+    script = world.root / "parallel.py"
+    script.write_text(PARALLEL)
+    found = {}
+    for n in (1, 2):
+        arguments = [sys.executable, str(script), json.dumps({"pretrained": world.base, "experts": world.experts, **ENGINE, size: n})]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr[-6000:]
+        found[n] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # workers write there too
+    assert found[1]["texts"] == found[2]["texts"] and found[1]["chosen"] == found[2]["chosen"] and len(set(found[1]["chosen"])) > 1
+    assert max(abs(a - b) for a, b in zip(found[1]["scores"], found[2]["scores"], strict=True)) < 1e-3
+    assert found[2]["base"] == pytest.approx(found[1]["base"], abs=1e-3)
+
+
+PARALLEL = """
+import json, os, sys
+
+def main():
+    from lm_eval.api.instance import Instance
+    from t2.harness.vllm_model import T2VLLM
+
+    arguments = json.loads(sys.argv[1])
+    if arguments.get("tensor_parallel_size", 1) > 1:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
+    lm = T2VLLM(**arguments)
+    words = ["What is seven plus nine?", "Name a colour of the sky.", "Write a loop.", "Is water wet?", "Count to three."]
+    options = {"until": ["\\n"], "max_gen_toks": 8, "do_sample": False}
+    asked = [Instance("generate_until", {}, (word, options), 0, ("t", i, 1)) for i, word in enumerate(words)]
+    scored = [Instance("loglikelihood", {}, (word, " yes"), 0, ("t", i, 1)) for i, word in enumerate(words)]
+    found = {
+        "texts": lm.generate_until(asked),
+        "chosen": [lm.decisions[word].category for word in words],
+        "scores": [score for score, _ in lm.loglikelihood(scored)],
+        "base": [score for score, _ in lm.host.loglikelihood(lm, scored)],
+        "memory": lm.peak_memory(),
+    }
+    print(json.dumps(found), flush=True)
+    os._exit(0)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_many_mixtures_do_not_need_many_matrix_products(world):
+    from t2.adapters.experts import find_experts, load_expert
+    from t2.adapters.vllm_worker import WorkerBank
+
+    model = AutoModelForCausalLM.from_pretrained(world.base)
+    experts = {name: load_expert(path) for name, path in find_experts(world.experts).items()}
+    exact = {m: WorkerBank(model, experts, 0, torch.device("cpu")).weights(m) for m in MIXTURES}
+    linear = WorkerBank(model, experts, 2**30, torch.device("cpu"))
+    assert linear._linear
+    for mixture, weights in exact.items():
+        for name, weight in linear.weights(mixture).items():
+            if mixture.layers or len(mixture.weights) > 1:
+                torch.testing.assert_close(weight, weights[name], atol=1e-5, rtol=1e-5)
+            else:
+                assert torch.equal(weight, weights[name])

@@ -1,0 +1,50 @@
+"""What `rollout=vllm` hands to an engine and takes from it, without one."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+
+from t2.baselines.config import ConfigError, TrainConfig, load_config
+from t2.baselines.methods import adapter_config
+from t2.baselines.rollout_vllm import as_rollouts, merged_weights
+
+from .. import tiny
+
+IDS = torch.arange(20).reshape(2, 10)
+
+
+@pytest.mark.parametrize("method", ["svf", "lora", "dora", "ia3"])
+def test_merged_weights_are_the_policy(tmp_path, monkeypatch, method):
+    monkeypatch.setenv("T2_CACHE", str(tmp_path / "cache"))
+    base = tiny.save(tmp_path / "model")
+    config = TrainConfig(name="x", task="x", method=method, dtype="float32", lora_dropout=0.0)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), adapter_config(config)).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.3 * torch.randn(p.shape))
+        expected, before = model(IDS).logits, {n: p.clone() for n, p in model.named_parameters()}
+        merged = merged_weights(model)
+        assert all(torch.equal(before[n], p) for n, p in model.named_parameters())  # the policy itself stays as it is
+        plain = AutoModelForCausalLM.from_pretrained(base).eval()
+        unadapted = plain(IDS).logits
+        layers = dict(plain.named_modules())
+        for name, weight in merged.items():
+            layers[name].weight.data = weight
+        torch.testing.assert_close(plain(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    assert (unadapted - expected).abs().max() > 0.1
+
+
+def test_replies_are_laid_out_as_transformers_does():
+    found = as_rollouts([[5, 6, 7], [8]], [[1], [2, 3]], 0, tiny.tokenizer())
+    assert found.ids.tolist() == [[5, 6, 7, 1, 0], [0, 0, 8, 2, 3]]
+    assert found.mask.tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert found.reply_mask.tolist() == [[1, 0], [1, 1]] and len(found.texts) == 2
+
+
+def test_settings_of_the_engine_are_checked():
+    assert load_config("reasoning", ["rollout=vllm"]).rollout == "vllm"
+    with pytest.raises(ConfigError, match=r"rollout must be one of transformers, vllm.*vllm_gpu_memory_utilization must be in \(0, 1\); got 2"):
+        load_config("reasoning", ["rollout=vlm", "vllm_gpu_memory_utilization=2.0"])
