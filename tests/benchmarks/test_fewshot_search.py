@@ -67,13 +67,13 @@ class Plain:
             self.layers[name].weight.data = torch.empty_like(merged)
             self.layers[name].weight.data.copy_(merged)
         asked = self.part.instances
-        texts = super(type(self.lm).__mro__[1], self.lm).generate_until(asked, disable_tqdm=True)
+        texts = self.lm.host.generate_until(self.lm, asked, disable_tqdm=True)
         right = self.judge._judge(self.part, self.judge._filters[0], texts)
         pairs = [
             Instance("loglikelihood", {}, (i.args[0], text or " "), 0, ("t", n, 1))
             for n, (i, text) in enumerate(zip(asked, texts, strict=True))
         ]
-        scores = super(type(self.lm).__mro__[1], self.lm).loglikelihood(pairs, disable_tqdm=True)
+        scores = self.lm.host.loglikelihood(self.lm, pairs, disable_tqdm=True)
         lengths = [len(self.lm.tok_encode(text or " ", add_special_tokens=False)) for text in texts]
         for name, weight in self.base.items():
             self.layers[name].weight.data = weight
