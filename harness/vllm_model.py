@@ -138,8 +138,8 @@ class T2VLLM(Adaptive, VLLM):
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
         if self._quantised:
             raise ModelArgumentError(
-                f"{self.base_name} has {self._quantised} weights, whose singular values cannot be scaled: give an unquantised checkpoint, or "
-                "strategy=base."
+                f"{self.base_name} has {self._quantised} weights, whose singular values cannot be scaled: "
+                "give an unquantised checkpoint, or strategy=base."
             )
         if self._uncovered:
             raise ModelArgumentError(
