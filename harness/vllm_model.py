@@ -15,12 +15,13 @@ from ..adapters.dispatch_forms import Form, Setup
 from ..adapters.experts import Expert
 from ..adapters.mixture import Mixture
 from ..adapters.vllm_worker import COVERED, PATH, write_mixture
-from . import vllm_import
+from . import plain_errors, vllm_import
 from .adaptive import Adaptive
 from .strategy import ModelArgumentError, Strategy, parse_number
 from .vllm_engines import Engines, LocalEngine, RayEngines
 from .vllm_forms import make_form
 
+plain_errors.install()
 vllm_import.check()
 vllm_import.prepare()
 
