@@ -144,7 +144,9 @@ def check_model_args(host: type, own: Sequence[str], extra: Mapping[str, Any], p
             close = difflib.get_close_matches(name, known, n=1)
             hints.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
         several = "s" if len(unknown) > 1 else ""
-        raise ModelArgumentError(f"Unknown model argument{several} of t2: {', '.join(hints)}. Known: {', '.join(sorted(known))}.")
+        shown = sorted(known if len(known) <= 100 else takes | set(own) - {"self"})
+        more = "" if len(known) <= 100 else ", and vLLM's engine arguments"
+        raise ModelArgumentError(f"Unknown model argument{several} of t2: {', '.join(hints)}. Known: {', '.join(shown)}{more}.")
 
 
 def check_names(strategy: Strategy, experts: Mapping[str, Path] | None) -> None:

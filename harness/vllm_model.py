@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
@@ -28,6 +29,8 @@ vllm_import.prepare()
 from lm_eval.models import vllm_causallms  # noqa: E402 - vLLM reads its environment when it is imported
 from vllm import SamplingParams  # noqa: E402  # pyright: ignore[reportMissingImports]
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+log = logging.getLogger("t2")
 
 VLLM: Any = vllm_causallms.VLLM  # lm-eval's `register_model` hides the class from type checkers
 
@@ -102,7 +105,7 @@ class T2VLLM(Adaptive, VLLM):
     """
 
     host = VLLM
-    passed_on = frozenset(field.name for field in fields(EngineArgs)) | {"mixture_cache_gib"}
+    passed_on = frozenset(field.name for field in fields(EngineArgs)) | {"mixture_cache_gib", "device"}
     other_weights = ("lora_local_path", "quantization", "load_format")
 
     # ---- what Adaptive asks for
@@ -110,6 +113,8 @@ class T2VLLM(Adaptive, VLLM):
     def host_arguments(self, pretrained: Any, given: dict[str, Any]) -> dict[str, Any]:
         """See `Adaptive`."""
         given = dict(given)
+        if (device := given.pop("device", None)) is not None:  # lm_eval's command line always gives one, None where the user does not
+            log.warning("device=%s: vLLM chooses by itself; CUDA_VISIBLE_DEVICES says among which GPUs.", device)
         self._budget = int(parse_number("mixture_cache_gib", given.pop("mixture_cache_gib", 4), 0, float("inf")) * 2**30)
         if (own := given.get("worker_extension_cls")) not in (None, PATH):
             raise ModelArgumentError(f"worker_extension_cls={own}: t2-vllm sets it to {PATH}.")

@@ -274,6 +274,30 @@ def test_an_evaluation_is_the_same(world, args):
     assert ours["t2"]["peak_memory"] > 1e8
 
 
+def test_the_command_line_writes_it_all(world):
+    out = world.root / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        "t2-vllm",
+        "--tasks",
+        "tiny_generate",
+        "--include_path",
+        str(world.root / "tasks"),
+    ]
+    arguments = ",".join(f"{key}={value}" for key, value in {"pretrained": world.base, "experts": world.experts, **ENGINE}.items())
+    command += ["--model_args", arguments, "--batch_size", "auto", "--limit", "3", "--output_path", str(out), "--log_samples"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,) = out.rglob("results_*.json")
+    facts = json.loads(results.read_text())["t2"]
+    assert facts["strategy"] == "prompt" and facts["passes"]["tiny_generate"]["pass2"]["prompts"] == 3
+    (samples,) = out.rglob("samples_*.jsonl")
+    assert all("mixture" in json.loads(line)["t2"] for line in samples.read_text().splitlines())
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "phi3", "granite"])
 def test_every_covered_family_is_swapped_as_transformers_has_it(world, family):
     base = save(world.root / family, family)
@@ -304,8 +328,13 @@ def test_what_cannot_be_served_is_refused_by_name(world, tmp_path):
         engine(base, str(tmp_path / "experts"))
     lm = engine(base, strategy="base")
     assert lm.generate_until(questions()) == plain(lm, "generate_until", questions()) and len(lm.run_facts()["base"]) == 16
-    with pytest.raises(T2Error, match=r"Unknown model argument.*'gpu_memory_utilisation' \(did you mean 'gpu_memory_utilization'"):
+    with pytest.raises(
+        T2Error, match=r"Unknown model argument.*'gpu_memory_utilisation' \(did you mean 'gpu_memory_utilization'"
+    ) as caught:
         engine(world.base, gpu_memory_utilisation=0.5)
+    assert len(str(caught.value)) < 1000 and str(caught.value).endswith(
+        "truncation_side, trust_remote_code, votes, and vLLM's engine arguments."
+    )
     with pytest.raises(T2Error, match="worker_extension_cls=x: t2-vllm sets it"):
         engine(world.base, worker_extension_cls="x")
     with pytest.raises(T2Error, match=r"tensor_parallel_size=3 does not divide the 2 attention heads of .*; it can be 1, 2\."):
