@@ -288,7 +288,8 @@ def test_the_command_line_writes_it_all(world):
         str(world.root / "tasks"),
     ]
     arguments = ",".join(f"{key}={value}" for key, value in {"pretrained": world.base, "experts": world.experts, **ENGINE}.items())
-    command += ["--model_args", arguments, "--batch_size", "auto", "--limit", "3", "--output_path", str(out), "--log_samples"]
+    command += ["--include_path", str(world.root / "tasks"), "--model_args", arguments, "--batch_size", "auto", "--limit", "3"]
+    command += ["--output_path", str(out), "--log_samples"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (results,) = out.rglob("results_*.json")
