@@ -15,7 +15,10 @@ import torch
 from lm_eval.tasks import TaskManager
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from t2.adapters.experts import load_expert
 from t2.adapters.mixture import Mixture
+from t2.adapters.probe import Probe, layers_fingerprint, save_probe
+from t2.adapters.svf import model_fingerprint
 from t2.harness.errors import T2Error
 from t2.harness.model import T2LM
 
@@ -49,13 +52,31 @@ def save(folder: Path, family: str = "llama", **more) -> Path:
     return folder
 
 
+def save_helpers(root: Path, base: Path, experts: dict[str, Path]) -> None:
+    """A classifier, a probe, and a mixture file for the model in `base`."""
+    tiny.save_expert(root / "dispatch", 11, base, data={"task": "dispatch"})
+    model = AutoModelForCausalLM.from_pretrained(base)
+    weight = torch.randn(3, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
+    save_probe(Probe(("code", "math", "reasoning"), 1, weight, torch.zeros(3), layers_fingerprint(model, 1)), root / "probe", {})
+    mixture = {
+        "t2_mixture": 1,
+        "task": "tiny_generate",
+        "alpha": {"math": 0.7, "code": 0.4},
+        "base": {"name": "tiny", "fingerprint": model_fingerprint(model)},
+        "experts": {name: {"sha256": load_expert(path).sha256} for name, path in experts.items()},
+        "documents": [],
+        "configuration": {},
+    }
+    (root / "mixture.json").write_text(json.dumps(mixture))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("vllm")
     before = dict(os.environ)
     os.environ |= {"T2_CACHE": str(root / "cache"), "HF_DATASETS_CACHE": str(root / "datasets"), "HF_HUB_OFFLINE": "1"}
     base = save(root / "tiny-model")
-    tiny.save_experts(root / "experts", base)
+    save_helpers(root, base, tiny.save_experts(root / "experts", base))
     data = root / "docs.jsonl"
     data.write_text("".join(json.dumps({"q": q, "a": "16"}) + "\n" for q in WORDS))
     (root / "tasks").mkdir()
@@ -79,7 +100,7 @@ def close():
     gc.collect()
 
 
-def engine(base, experts=None, strategy="prompt", **args):
+def engine(base, experts=None, strategy=None, **args):
     from t2.harness.vllm_model import T2VLLM
 
     close()
@@ -255,11 +276,21 @@ def evaluate(world, model, **args):
 
 @pytest.mark.parametrize(
     "args",
-    [{}, {"strategy": "mix:math=0.5+code=0.5"}, {"dispatch": "task", "votes": 2}, {"mix": "soft"}, {"strategy": "base"}],
+    [
+        {},
+        {"strategy": "mix:math=0.5+code=0.5"},
+        {"dispatch": "task", "votes": 2},
+        {"mix": "soft"},
+        {"strategy": "base"},
+        {"strategy": "cls", "classifier": "dispatch"},
+        {"dispatch": "probe", "probe": "probe"},
+        {"mixture": "mixture.json"},
+    ],
     ids=str,
 )
 def test_an_evaluation_is_the_same(world, args):
-    ours, theirs = (evaluate(world, model, **args) for model in ("t2-vllm", "t2"))
+    files = {name: str(world.root / args[name]) for name in ("classifier", "probe", "mixture") if name in args}
+    ours, theirs = (evaluate(world, model, **{**args, **files}) for model in ("t2-vllm", "t2"))
     assert ours["results"] == theirs["results"]
     for task in ("tiny_generate", "tiny_choose"):
         for a, b in zip(ours["samples"][task], theirs["samples"][task], strict=True):
@@ -269,7 +300,7 @@ def test_an_evaluation_is_the_same(world, args):
         assert ours["t2"]["passes"][task]["chosen"] == theirs["t2"]["passes"][task]["chosen"]
         assert ours["t2"]["passes"][task]["categories"] == theirs["t2"]["passes"][task]["categories"]
         assert ours["t2"]["passes"][task]["pass2"]["tokens_in"] == theirs["t2"]["passes"][task]["pass2"]["tokens_in"]
-    for key in ("base", "experts", "strategy", "dispatch", "parameters"):
+    for key in ("base", "experts", "strategy", "dispatch", "parameters", "probe", "mixture"):
         assert ours["t2"][key] == theirs["t2"][key]
     assert ours["t2"]["peak_memory"] > 1e8
 
@@ -419,7 +450,7 @@ if __name__ == "__main__":
 
 
 def test_many_mixtures_do_not_need_many_matrix_products(world):
-    from t2.adapters.experts import find_experts, load_expert
+    from t2.adapters.experts import find_experts
     from t2.adapters.vllm_worker import WorkerBank
 
     model = AutoModelForCausalLM.from_pretrained(world.base)
