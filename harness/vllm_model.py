@@ -115,7 +115,7 @@ class T2VLLM(Adaptive, VLLM):
         given = dict(given)
         if (device := given.pop("device", None)) is not None:  # lm_eval's command line always gives one, None where the user does not
             log.warning("device=%s: vLLM chooses by itself; CUDA_VISIBLE_DEVICES says among which GPUs.", device)
-        self._budget = int(parse_number("mixture_cache_gib", given.pop("mixture_cache_gib", 4), 0, float("inf")) * 2**30)
+        self._budget = int(parse_number("mixture_cache_gib", given.pop("mixture_cache_gib", 4), 0, 2**20) * 2**30)
         if (own := given.get("worker_extension_cls")) not in (None, PATH):
             raise ModelArgumentError(f"worker_extension_cls={own}: t2-vllm sets it to {PATH}.")
         for name in ("tensor_parallel_size", "data_parallel_size"):

@@ -21,7 +21,7 @@ from .conftest import Hold
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3000)]
 
 TASKS = {"math500": 22, "humaneval": 21, "arc_challenge_chat": 21}
-PROMPTS, TOKENS, BATCHES = 64, 32, (32, 64)
+PROMPTS, TOKENS, BATCHES = 64, 32, (16, 32, 64)
 MIXTURE = "math=0.4+code=0.3+reasoning=0.3"
 SAME, CLOSE, FASTER, OVERHEAD, SWAP = 63, 1e-3, 1.8, 1.03, 0.5
 
