@@ -126,6 +126,7 @@ class Reinforce:
     def _step(self) -> dict[str, Any]:
         started = time.monotonic()
         run, config = self.run, self.config
+        run.rollout_difference = 0.0
         docs = [doc for doc in sorted(run.docs(run.step), key=run.length) for _ in range(config.samples_per_prompt)]
         chunks = list(enumerate(range(0, len(docs), config.generation_batch_size)))
         mine = run.processes.mine(chunks)

