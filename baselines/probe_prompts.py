@@ -1,4 +1,4 @@
-"""Labelled prompts for a probe: train-split documents in the forms in which lm-eval's tasks ask them."""
+"""Labelled prompts for a probe or a classifier expert: train-split documents in the forms in which lm-eval's tasks ask them."""
 
 import random
 import re

@@ -1,8 +1,10 @@
-"""``t2 study``: the same tasks by several methods and seeds, each scored by lm-eval on its full test set; goes on where it was stopped."""
+"""``t2 study``: methods, seeds and strategies, each scored by lm-eval on full test sets; goes on where it was stopped."""
 
 import dataclasses
+import itertools
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -24,21 +26,25 @@ _FROM_CARD = ("method", "objective", "parameters", "samples", "best_step", "vali
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """What is compared, on each task with the base model and with each other.
 
     Attributes:
         name: of the study; also its folder under `output`.
-        runs: configuration of `t2 train` → lm-eval task whose test set scores it.
+        runs: configuration of `t2 train` → lm-eval tasks whose test sets score it.
         seeds: every run is trained once with each.
-        settings: replace those of every configuration.
+        strategies: label → options of `t2 eval`, ``strategy`` among them.
+        tasks: those that score the strategies.
+        settings: replace those of every configuration; ``model`` and ``dtype`` go to the strategies too.
         batch_size: of lm-eval.
         limit: documents of each test set; None for all.
         output: folder of studies.
     """
 
     name: str
-    runs: dict[str, str]
+    runs: dict[str, list[str]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1])
+    strategies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 32
     limit: int | None = None
@@ -52,16 +58,18 @@ class Study:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a trained adapter, or the base model (`run` None), on one task."""
+    """One line of a task's table: the base model, a trained adapter (`run`, `seed`), or a strategy."""
 
     task: str
     run: str | None = None
     seed: int | None = None
+    strategy: str | None = None
 
     @property
     def label(self) -> str:
         """Name of the row's files."""
-        return f"base-{self.task}" if self.run is None else f"{self.run}-seed{self.seed}"
+        what = self.strategy or ("base" if self.run is None else f"{self.run}-seed{self.seed}")
+        return f"{what}-{self.task}"
 
 
 def load_study(path: str | Path) -> Study:
@@ -81,9 +89,21 @@ def load_study(path: str | Path) -> Study:
         raise T2Error(f"{path} must be a mapping of settings; it is {type(values).__name__}.")
     known = {f.name for f in fields(Study)}
     errors = [f"unknown key {key!r}.{nearest(str(key), known)}" for key in values if key not in known]
-    errors += [f"{key} is required" for key in ("name", "runs") if not values.get(key)]
-    if not isinstance(values.get("runs", {}), dict):
+    if not values.get("name"):
+        errors.append("name is required")
+    runs, strategies = values.get("runs", {}), values.get("strategies", {})
+    if not (runs or strategies):
+        errors.append("runs or strategies are required")
+    if isinstance(runs, dict):
+        values["runs"] = {run: [tasks] if isinstance(tasks, str) else tasks for run, tasks in runs.items()}
+    if not isinstance(runs, dict) or not all(_names(tasks) for tasks in values["runs"].values()):
         errors.append("runs must map configurations to lm-eval tasks")
+    if not isinstance(strategies, dict) or not all(_is_strategy(options) for options in strategies.values()):
+        errors.append("strategies must map labels to options of t2 eval: strategy, and model_args, if any, as a mapping")
+    elif "base" in strategies:
+        errors.append("the base model has a row of its own: give the strategy 'base' another label")
+    if strategies and not _names(values.get("tasks")):
+        errors.append("strategies need tasks, a list of lm-eval's")
     if errors:
         raise T2Error(f"{path}: " + "; ".join(errors))
     study = Study(**values)
@@ -92,13 +112,23 @@ def load_study(path: str | Path) -> Study:
     return study
 
 
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _is_strategy(options: Any) -> bool:
+    return isinstance(options, dict) and isinstance(options.get("strategy"), str) and isinstance(options.get("model_args", {}), dict)
+
+
 def rows(study: Study) -> Iterator[Row]:
-    """Yield the rows, one task's table after the other: the base model, then all runs of one seed after the other."""
-    for task in dict.fromkeys(study.runs.values()):
+    """Yield the rows, one task's table after the other: the base model, all runs of one seed after the other, the strategies."""
+    for task in dict.fromkeys([*itertools.chain.from_iterable(study.runs.values()), *study.tasks]):
         yield Row(task)
         for seed in study.seeds:
-            for run in (run for run, scored_by in study.runs.items() if scored_by == task):
+            for run in (run for run, scored_by in study.runs.items() if task in scored_by):
                 yield Row(task, run, seed)
+        for strategy in study.strategies if task in study.tasks else ():
+            yield Row(task, strategy=strategy)
 
 
 def run_study(study: Study) -> list[dict[str, Any]]:
@@ -119,7 +149,7 @@ def run_study(study: Study) -> list[dict[str, Any]]:
         if not file.exists():
             logger.info("%s", row.label)
             adapter = None if row.run is None else _train(study, row)
-            made = {**_card(adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
+            made = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(".tmp")
             temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
@@ -140,7 +170,8 @@ def _settings(study: Study, row: Row) -> dict[str, Any]:
     """Return everything that a row's numbers depend on, but for code and machine."""
     scored = {"limit": study.limit, "batch_size": study.batch_size}
     if row.run is None or row.seed is None:
-        return {**scored, **{key: study.settings.get(key) for key in ("model", "dtype")}}
+        strategy = study.strategies[row.strategy] if row.strategy else {}
+        return {**scored, **{key: study.settings.get(key) for key in ("model", "dtype")}, **strategy}
     config = dataclasses.asdict(load_config(row.run, _overrides(study, row.seed)))
     return {**scored, **{key: value for key, value in config.items() if key not in ("output", "description")}}
 
@@ -159,35 +190,60 @@ def _train(study: Study, row: Row) -> Path:
 
 
 def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"strategy": "base"}
-    for key in ("model", "dtype"):
-        if value := study.settings.get(key):
-            arguments["pretrained" if key == "model" else key] = value
-    if adapter is not None:
-        svf = json.loads((adapter / "card.json").read_text(encoding="utf-8"))["method"] == "svf"
-        arguments |= {"experts": adapter, "strategy": f"expert:{adapter.name}"} if svf else {"peft": adapter}
-    command = ["-m", "lm_eval", "--model", "t2", "--model_args", ",".join(f"{k}={v}" for k, v in arguments.items()), "--tasks", row.task,
-               "--apply_chat_template", "--batch_size", str(study.batch_size), "--log_samples"]  # fmt: skip
-    command += ["--limit", str(study.limit)] if study.limit else []
     folder = study.folder / "results" / row.label
-    _call(study, row, "score", [*command, "--output_path", str(folder)])
+    command = _command(study, row, adapter, folder)
+    _call(study, row, "score", ["-m", "t2.harness.cli" if command[0] == "t2" else command[0], *command[1:]])
     results = json.loads(max(folder.rglob("results_*.json")).read_text(encoding="utf-8"))
     metric = _metric(results, row.task)
-    samples = max(folder.rglob(f"samples_{row.task}_*.jsonl"))
-    outcomes = sorted((s["doc_id"], s[metric]) for s in map(json.loads, samples.read_text(encoding="utf-8").splitlines()))
-    score, extracted = results["results"][row.task], _key(results, row.task, "extracted")
+    keys = {key.partition(",")[0]: key for key in reversed(results["results"][row.task])}  # of a metric's filters the first
+    samples = max(folder.rglob(f"samples_{row.task}_*.jsonl")).read_text(encoding="utf-8").splitlines()
+    right = {s["doc_id"]: str(int(s[metric])) for s in map(json.loads, samples) if f"{metric},{s['filter']}" == keys[metric]}
+    total = min(study.limit or math.inf, results["n-samples"][row.task]["original"])
+    score = results["results"][row.task]
     return {
         "run": row.run,
         "seed": row.seed,
+        "strategy": row.strategy,
         "task": row.task,
         "metric": metric,
-        "score": score[_key(results, row.task, metric)],
-        "extracted": score[extracted] if extracted else None,
-        "documents": len(outcomes),
+        "score": score[keys[metric]],
+        "extracted": score[keys["extracted"]] if "extracted" in keys else None,
+        "documents": len(right),
         "task_hash": results.get("task_hashes", {}).get(row.task),
-        "outcomes": "".join(str(int(value)) for _, value in outcomes),  # one digit a document, in order: for paired tests
-        "command": ["lm_eval", *command[2:]],
+        "outcomes": "".join(right.get(i, "-") for i in range(total)),  # for paired tests; - is one that the few-shot search has seen
+        "passes": results.get("t2", {}).get("passes", {}).get(row.task),
+        **_search(study, row),
+        "command": command,
     }
+
+
+def _command(study: Study, row: Row, adapter: Path | None, folder: Path) -> list[str]:
+    options = dict(study.strategies[row.strategy]) if row.strategy else {}
+    arguments = {argument: value for key, argument in (("model", "pretrained"), ("dtype", "dtype")) if (value := study.settings.get(key))}
+    if row.strategy:
+        command = ["t2", "eval", "--mixtures", str(study.folder / "mixtures" / row.label)]
+        given = options.pop("model_args", {})
+    else:
+        command, given = ["lm_eval", "--model", "t2"], {"strategy": "base"}
+        if adapter is not None:
+            svf = json.loads((adapter / "card.json").read_text(encoding="utf-8"))["method"] == "svf"
+            given = {"strategy": f"expert:{adapter.name}", "experts": adapter} if svf else {"strategy": "base", "peft": adapter}
+    joined = ",".join(f"{k}={v}" for k, v in {**given, **arguments}.items())
+    command += [*(["--model_args", joined] if joined else []), "--tasks", row.task, "--apply_chat_template", "--log_samples"]
+    options = {**options, "batch_size": study.batch_size, "output_path": folder}
+    if study.limit:
+        options["limit"] = study.limit
+    return command + [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
+def _search(study: Study, row: Row) -> dict[str, Any]:
+    """Return what a few-shot row's search has found and cost; nothing for other rows."""
+    files = list((study.folder / "mixtures" / row.label).glob("*.json"))
+    if not files:
+        return {}
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    kept = ("alpha", "signal", "configuration", "documents", "scores", "cost")
+    return {"search": {key: found[key] for key in kept}}
 
 
 def _metric(results: Mapping[str, Any], task: str) -> str:
@@ -196,13 +252,9 @@ def _metric(results: Mapping[str, Any], task: str) -> str:
     return next(m for m in listed if m != "extracted")
 
 
-def _key(results: Mapping[str, Any], task: str, metric: str) -> str | None:
-    return next((key for key in results["results"][task] if key.partition(",")[0] == metric), None)
-
-
-def _card(adapter: Path | None) -> dict[str, Any]:
+def _card(row: Row, adapter: Path | None) -> dict[str, Any]:
     if adapter is None:
-        return {"method": "base"}
+        return {"method": row.strategy or "base"}
     card = json.loads((adapter / "card.json").read_text(encoding="utf-8"))
     return {key: card[key] for key in _FROM_CARD}
 

@@ -62,6 +62,26 @@ def paper_rows(model: str, tasks: Iterable[str]) -> list[PaperRow]:
     return rows
 
 
+_STUDIED = {
+    "gsm8k_answer": "GSM8K", "mbpp_chat": "MBPP-Pro", "arc_easy_text": "ARC-Easy",
+    "math500": "MATH", "humaneval_instruct": "HumanEval", "arc_challenge_text": "ARC-Challenge",
+}  # fmt: skip
+
+
+def study_figures(task: str) -> tuple[str, dict[str, str]]:
+    """Return the benchmark of the paper that a study's task stands for, and method → "score (score / base)" of Llama3-8B-Instruct.
+
+    Both are empty where the paper has nothing like it. Ratios are recomputed: the printed ones are not all right.
+    """
+    name = _STUDIED.get(task, "")
+    entries = [entry for entry in _figures()["scores"] if entry["model"] == "Llama3-8B-Instruct" and name in entry["scores"]]
+    scores = {entry["method"]: entry["scores"][name] for entry in entries}
+    if "T² few-shot" in scores:
+        scores["T² few-shot, 10 shots"] = scores.pop("T² few-shot")
+    scores |= {entry["method"]: entry["score"] for entry in _figures()["few_shot"] if entry["task"] == name}
+    return name, {method: f"{score:.2f} ({score / scores['base']:.2f})" for method, score in scores.items()}
+
+
 def paper_line(row: PaperRow, columns: Sequence[Column], shares: Sequence[bool], width: int) -> list[Text]:
     """Return a row's cells for the leaderboard: scores under the tasks, nothing under the averages.
 

@@ -5,18 +5,23 @@ from typing import Any
 
 from .errors import ReportError
 from .markdown import escape, table
+from .paper import study_figures
 from .statistics import holm, mcnemar, wilson
 
 _NAMES = {"base": "base model", "svf": "SVF", "lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}
-_HEADER = ["Method", "Seed", "Parameters", "Test, % [95%]", "Normalised", "p against base", "Validation, %", "Samples", "Seconds",
-           "CPU seconds", "Peak memory, GiB"]  # fmt: skip
+_PAPER = {"base": "base", "svf": "SVF", "lora": "LoRA", "dora": "DoRA", "ia3": "IA3", "prompt": "T² prompt", "cls": "T² classifier"}
+"""Method of a row → the paper's name of it. Its few-shot figures are found by shots and budget."""
+_DAGGER = "† paper"
+_LIGHT_ITERATIONS = 10
 
 
 def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table for each task.
+    """Return a Markdown table for each task, with the columns that its rows have something for.
 
-    The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test on the same documents,
-    corrected by Holm over the rows of a table. Validation is before → after, the best of a run's validations.
+    The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test, corrected by Holm over
+    the rows of a table. Documents that a few-shot search has seen are left out on both sides. Validation is before → after, the best of a
+    run's validations. Seconds are those of training, or of a few-shot search. Where the paper has the task, its figures for Llama3-8B
+    stand beside, marked †.
 
     Args:
         rows: of `t2.baselines.study.run_study`.
@@ -28,33 +33,87 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    base = next((r for r in rows if r["run"] is None), None)
+    base = next((r for r in rows if r["method"] == "base"), None)
     if base is None:
         raise ReportError(f"{task} has no row of the base model, which its scores are compared with.")
-    trained = [r for r in rows if r["run"] is not None]
-    for row in trained:
+    others = [r for r in rows if r is not base]
+    for row in others:
         if len(row["outcomes"]) != len(base["outcomes"]) or row["task_hash"] != base["task_hash"]:
-            raise ReportError(f"{row['run']}, seed {row['seed']}: scored on other documents of {task} than the base model.")
-    p_values = holm([_p(base["outcomes"], row["outcomes"]) for row in trained])
-    lines = [_line(base, base, None), *(_line(row, base, p) for row, p in zip(trained, p_values, strict=True))]
+            of = row["run"] and f"{row['run']}, seed {row['seed']}"
+            raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model.")
+    p_values = holm([_p(base["outcomes"], row["outcomes"]) for row in others])
+    benchmark, figures = study_figures(task)
+    lines = [_line(base, base, None, figures)]
+    lines += [_line(row, base, p, figures) for row, p in zip(others, p_values, strict=True)]
+    header = [name for name in lines[0] if any(line[name] for line in lines)]
     title = f"**{escape(task)}** ({escape(base['metric'])}, {base['documents']} documents)"
-    return f"{title}\n\n{table(_HEADER, lines)}"
+    if _DAGGER in header:
+        title += f"; † the paper's figures: Llama3-8B-Instruct on {benchmark}"
+    return f"{title}\n\n{table(header, [[line[name] for name in header] for line in lines])}"
 
 
 def _p(base: str, run: str) -> float:
-    lost = sum(a > b for a, b in zip(base, run, strict=True))
-    won = sum(a < b for a, b in zip(base, run, strict=True))
+    lost = sum(a > b for a, b in _both(base, run))
+    won = sum(a < b for a, b in _both(base, run))
     return mcnemar(lost, won)
 
 
-def _line(row: Mapping[str, Any], base: Mapping[str, Any], p: float | None) -> list[str]:
+def _both(base: str, run: str) -> list[tuple[str, str]]:
+    """Return the outcomes of the documents that both have scored."""
+    return [(a, b) for a, b in zip(base, run, strict=True) if "-" not in (a, b)]
+
+
+def _line(row: Mapping[str, Any], base: Mapping[str, Any], p: float | None, figures: Mapping[str, str]) -> dict[str, str]:
+    """Return column → cell; "" where the row has nothing for it."""
     right, n = row["outcomes"].count("1"), row["documents"]
     low, high = wilson(right / n, n)
-    score = f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-    if p is None:
-        return [_NAMES["base"], "", "", score, "1.00", *[""] * (len(_HEADER) - 5)]
-    method = f"{_NAMES[row['method']]}, {row['objective']}"
-    normalised = f"{right / base['outcomes'].count('1'):.2f}" if base["outcomes"].count("1") else "n/a"
-    validation = f"{100 * row['validation']['before']:.1f} → {100 * row['validation']['after']:.1f}"
-    return [method, str(row["seed"]), f"{row['parameters']:,}", score, normalised, f"{p:.2g}", validation, f"{row['samples']:,}",
-            f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}", f"{row['peak_memory_bytes'] / 2**30:.2f}"]  # fmt: skip
+    base_right = sum(a == "1" for a, _ in _both(base["outcomes"], row["outcomes"]))
+    search = row.get("search")
+    method = ", ".join(part for part in (_NAMES.get(row["method"], row["method"]), row.get("objective")) if part)
+    line = {
+        "Method": method,
+        "Seed": "" if row["seed"] is None else str(row["seed"]),
+        "Parameters": f"{row['parameters']:,}" if "parameters" in row else "",
+        "Test, % [95%]": f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
+        "Normalised": f"{right / base_right:.2f}" if base_right else "n/a",
+        "p against base": "" if p is None else f"{p:.2g}",
+        _DAGGER: figures.get(_of_the_paper(row), ""),
+        "Validation, %": "",
+        "Samples": "",
+        "Seconds": "",
+        "CPU seconds": "",
+        "Peak memory, GiB": "",
+    }
+    if "validation" in row:
+        line |= {
+            "Validation, %": f"{100 * row['validation']['before']:.1f} → {100 * row['validation']['after']:.1f}",
+            "Samples": f"{row['samples']:,}",
+            "Seconds": f"{row['seconds']:.0f}",
+            "CPU seconds": f"{row['cpu_seconds']:.0f}",
+            "Peak memory, GiB": f"{row['peak_memory_bytes'] / 2**30:.2f}",
+        }
+    if search:
+        numbers = sum(len(alpha) if isinstance(alpha, list) else 1 for alpha in search["alpha"].values())
+        line |= {
+            "Parameters": f"{numbers:,}" if numbers else "none (no signal)",
+            "Samples": f"{search['configuration']['shots']:,}",
+            "Seconds": f"{search['cost']['seconds']:.0f}",
+        }
+    return line | _passes(row)
+
+
+def _passes(row: Mapping[str, Any]) -> dict[str, str]:
+    passes = row.get("passes") or {}
+    first, second = (passes[which]["seconds"] if which in passes else 0.0 for which in ("pass1", "pass2"))
+    line = {"Pass 1, s": f"{first:.1f}" if first else "", "Pass 2, s": f"{second:.1f}" if second else ""}
+    return {**line, "Pass 1 / pass 2": f"{first / second:.3f}" if first and second else ""}
+
+
+def _of_the_paper(row: Mapping[str, Any]) -> str:
+    """Return the paper's name for what a row shows; "" where it has none: its SVF is trained by REINFORCE, its baselines by next tokens."""
+    if "search" in row:
+        settings = row["search"]["configuration"]
+        return f"T² few-shot, {settings['shots']} shots" + (", light" if settings["iterations"] <= _LIGHT_ITERATIONS else "")
+    paper = {"SVF": "reinforce", "LoRA": "ntp", "DoRA": "ntp", "IA3": "ntp"}
+    name = _PAPER.get(row["method"], "")
+    return "" if paper.get(name, row.get("objective")) != row.get("objective") else name

@@ -122,10 +122,10 @@ def test_the_base_strategy_costs_what_lm_evals_vllm_does(benchmark, models, hold
     }
 
     def rounds() -> None:
-        for _ in range(4):
-            for name, way in ways.items():
+        for i in range(6):
+            for name in sorted(ways, reverse=bool(i % 2)):  # each is first as often as the other
                 ours.model.reset_prefix_cache()
-                best[name] = min(best[name], seconds(way))
+                best[name] = min(best[name], seconds(ways[name]))
 
     benchmark.pedantic(rounds)
     ours.two_pass_setup(strategy)

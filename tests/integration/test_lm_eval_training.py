@@ -6,8 +6,9 @@ import json
 import lm_eval.tasks
 import pytest
 
-from t2.baselines.dispatch_task import DISPATCH, OPTIONS
+from t2.baselines.dispatch_task import DISPATCH
 from t2.harness.errors import T2Error
+from t2.tasks.dispatch.items import OPTIONS
 from t2.tasks.training import split_halves, train_task
 
 TASK = {
@@ -65,17 +66,15 @@ def test_a_metric_that_is_no_share_of_right_answers_is_refused(tasks):
 
 
 def test_dispatch_has_as_many_documents_of_each_label_and_accepts_its_own_solutions(monkeypatch):
-    sizes = {"mbpp": 3, "gsm8k": 7, "arc_easy": 5}
     asked = []
 
-    def rows(name, split):
-        asked.append(split)
-        choices = {"label": ["A", "B"], "text": ["sea", "rock"]}
-        return [{"text": f"code {i}", "question": f"{name} {i}", "choices": choices} for i in range(sizes[name])]
+    def prompts(per_category, seed):
+        asked.append(per_category)
+        return [(label, f"{label} {i}", i) for label in ("code", "math", "reasoning") for i in range(3)]
 
-    monkeypatch.setattr("t2.baselines.dispatch_task.load_rows", rows)
+    monkeypatch.setattr("t2.baselines.dispatch_task.labelled_prompts", prompts)
     docs = DISPATCH.rows()
-    assert set(asked) == {"train"}
+    assert asked == [374]  # so many has the smallest train split: no document comes twice, in training and in validation
     assert {label: sum(doc["label"] == label for doc in docs) for label in ("code", "math", "reasoning")} == dict.fromkeys(
         ("code", "math", "reasoning"), 3
     )

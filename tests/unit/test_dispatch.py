@@ -80,7 +80,7 @@ def test_categories_follow_the_experts_that_are_there():
 
 def test_shipped_experts_are_asked_for_in_the_words_that_a_classifier_learns():
     from t2.adapters.experts import load_expert, shipped
-    from t2.baselines.dispatch_task import OPTIONS
+    from t2.tasks.dispatch.items import OPTIONS
 
     loaded = {name: load_expert(path) for name, path in shipped().items()}
     assert categories({name: e for name, e in loaded.items() if not e.is_classifier}) == OPTIONS

@@ -12,13 +12,17 @@ def row(run=None, outcomes="0101000000", **more):
         "peak_memory_bytes": 3 * 2**30, "validation": {"before": 0.2, "after": 0.25},
     }  # fmt: skip
     made = {"run": run, "seed": None if run is None else 1, "task": "arc", "metric": "exact_match", "outcomes": outcomes, "task_hash": "a"}
-    return {**made, "documents": len(outcomes), **(card if run else {"method": "base"}), **more}
+    return {**made, "documents": len(outcomes.replace("-", "")), **(card if run else {"method": "base"}), **more}
+
+
+def cells_of(markdown):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
 
 
 def test_the_table_has_score_interval_normalised_score_and_test():
     better = "1" * 10  # 8 won, none lost: p = 2 / 2^8
     lines = study_tables([row(), row("arc-lora", better), row("arc-svf", method="svf", objective="reinforce")]).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    cells = cells_of("\n".join(lines))
     assert lines[0] == "**arc** (exact_match, 10 documents)"
     assert cells[4][:5] == ["base model", "", "", "20.00 [5.67, 50.98]", "1.00"]
     assert cells[5] == [
@@ -39,3 +43,40 @@ def test_rows_that_cannot_be_compared_are_refused():
         study_tables([row(), row("arc-lora", "01")])
     with pytest.raises(ReportError, match="other documents"):
         study_tables([row(), row("arc-lora", task_hash="b")])
+
+
+def test_a_table_of_strategies_has_seconds_of_both_passes_and_no_columns_of_training():
+    passes = {"pass1": {"seconds": 2.0}, "pass2": {"seconds": 8.0}}
+    table = study_tables([row(passes={"pass1": {"seconds": 0.0}, "pass2": {"seconds": 7.0}}), row(method="score", passes=passes)])
+    cells = cells_of(table)
+    assert cells[2] == ["Method", "Test, % [95%]", "Normalised", "p against base", "Pass 1, s", "Pass 2, s", "Pass 1 / pass 2"]
+    assert [line[0] for line in cells[4:]] == ["base model", "score"]
+    assert cells[4][-3:] == ["", "7.0", ""] and cells[5][-3:] == ["2.0", "8.0", "0.250"]
+
+
+def test_documents_that_a_search_has_seen_are_left_out_of_its_comparison_on_both_sides():
+    search = {"alpha": {"math": 0.5, "code": [0.1, 0.2]}, "configuration": {"shots": 2, "iterations": 10}, "cost": {"seconds": 61.4}}
+    cells = cells_of(study_tables([row(outcomes="1100000000"), row(method="fewshot", outcomes="-111000000", search=search)]))
+    header, line = cells[2], cells[5]
+    found = dict(zip(header, line, strict=True))
+    # 3 of 9 right; the base has 1 of those 9; 2 won, none lost: p = 2 / 2^2
+    assert found["Test, % [95%]"].startswith("33.33 [") and found["Normalised"] == "3.00" and found["p against base"] == "0.5"
+    assert (found["Parameters"], found["Samples"], found["Seconds"]) == ("3", "2", "61")
+
+
+def test_the_papers_figures_stand_beside_what_they_are_figures_of():
+    def few(shots, iterations):
+        return {"search": {"alpha": {}, "configuration": {"shots": shots, "iterations": iterations}, "cost": {"seconds": 1}}}
+
+    rows = [row(), row("r-svf", method="svf", objective="reinforce"), row("r-svf", method="svf", objective="ntp"), row("r-lora"),
+            row(method="prompt"), row(method="score"), row(method="f", **few(10, 100)), row(method="f", **few(3, 10)),
+            row(method="f", **few(3, 100))]  # fmt: skip
+    table = study_tables([{**r, "task": "arc_challenge_text"} for r in rows])
+    cells = cells_of(table)
+    assert "† the paper's figures: Llama3-8B-Instruct on ARC-Challenge" in table.splitlines()[0]
+    column = cells[2].index("† paper")
+    assert [line[column] for line in cells[4:]] == [
+        "80.63 (1.00)", "", "", "81.06 (1.01)", "81.74 (1.01)", "", "82.61 (1.02)", "82.08 (1.02)", "82.18 (1.02)",
+    ]  # fmt: skip
+    seen = cells_of(study_tables([{**r, "task": "arc_easy_text"} for r in rows[:3]]))
+    assert [line[seen[2].index("† paper")] for line in seen[4:]] == ["88.59 (1.00)", "89.56 (1.01)", ""]

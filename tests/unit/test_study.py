@@ -20,7 +20,7 @@ def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
     methods = ("", "-lora", "-ia3", "-dora")
     expected = []
     for run, task in {"reasoning": "arc_easy_text", "math": "gsm8k_answer", "code": "mbpp_chat"}.items():
-        expected += [f"base-{task}", *(f"{run}{method}-seed{seed}" for seed in (0, 1) for method in methods)]
+        expected += [f"base-{task}", *(f"{run}{method}-seed{seed}-{task}" for seed in (0, 1) for method in methods)]
     assert labels == expected
 
 
@@ -29,6 +29,14 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         load_study(write(tmp_path, "runs: [a]\nsede: [0]\n"))
     for part in ("unknown key 'sede'", "'seeds'", "name is required", "runs must map"):
         assert part in str(caught.value)
+    with pytest.raises(T2Error, match="runs or strategies are required"):
+        load_study(write(tmp_path, "name: x\n"))
+    with pytest.raises(T2Error) as caught:
+        load_study(write(tmp_path, "name: x\nstrategies: {a: {model_args: dispatch=probe}}\n"))
+    for part in ("strategies must map labels to options", "strategies need tasks"):
+        assert part in str(caught.value)
+    with pytest.raises(T2Error, match="another label"):
+        load_study(write(tmp_path, "name: x\nstrategies: {base: {strategy: base}}\ntasks: [arc_easy_text]\n"))
 
 
 def test_a_wrong_configuration_is_told_before_anything_runs(tmp_path):
@@ -43,12 +51,12 @@ def test_a_wrong_configuration_is_told_before_anything_runs(tmp_path):
 def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\nseeds: [3]\noutput: {tmp_path}\n"))
     monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
-    monkeypatch.setattr(study_module, "_card", lambda adapter: {"method": "svf" if adapter else "base"})
+    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {"method": "svf" if adapter else "base"})
     scored = []
 
     def score(study, row, adapter):
         scored.append(row.label)
-        if row.label == "reasoning-seed3" and len(scored) == 2:
+        if row.label == "reasoning-seed3-arc_easy_text" and len(scored) == 2:
             raise KeyboardInterrupt
         return {"score": 0.5}
 
@@ -59,7 +67,7 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert [(row["method"], row["score"]) for row in made] == [("base", 0.5), ("svf", 0.5)]
     assert made[0]["settings"] == {"limit": None, "batch_size": 32, "model": None, "dtype": None}
     assert made[1]["settings"]["lr"] == 3e-3 and made[1]["settings"]["seed"] == 3 and "output" not in made[1]["settings"]
-    assert scored == ["base-arc_easy_text", "reasoning-seed3", "reasoning-seed3"]
+    assert scored == ["base-arc_easy_text", "reasoning-seed3-arc_easy_text", "reasoning-seed3-arc_easy_text"]
 
 
 def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypatch):
@@ -67,7 +75,7 @@ def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypat
     scored = []
     monkeypatch.setattr(study_module, "__file__", str(tmp_path / "study.py"))
     monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
-    monkeypatch.setattr(study_module, "_card", lambda adapter: {})
+    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
     monkeypatch.setattr(study_module, "_score", lambda study, row, adapter: scored.append(row.label) or {"score": 0.1})
     published = tmp_path / "studies" / "x"
     published.mkdir(parents=True)
@@ -76,7 +84,7 @@ def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypat
         changed = settings if row.run is None else {**settings, "steps": 99}
         (published / f"{row.label}.json").write_text(json.dumps({"score": 0.9, "settings": changed}))
     assert [row["score"] for row in run_study(study)] == [0.9, 0.1]
-    assert scored == ["reasoning-seed3"]
+    assert scored == ["reasoning-seed3-arc_easy_text"]
 
 
 def test_what_fails_is_named_with_its_log(tmp_path):
@@ -98,17 +106,21 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
             "results": {"arc_easy_text": {"exact_match,none": 0.5, "exact_match_stderr,none": 0.2, "extracted,none": 0.75}},
             "configs": {"arc_easy_text": {"metric_list": [{"metric": "exact_match"}, {"metric": "extracted"}]}},
             "task_hashes": {"arc_easy_text": "abc"},
+            "n-samples": {"arc_easy_text": {"original": 3, "effective": 2}},
+            "t2": {"passes": {"arc_easy_text": {"pass1": {"seconds": 1.5}}}},
         }
         (folder / "results_2026.json").write_text(json.dumps(results))
-        samples = [{"doc_id": 1, "exact_match": 1.0}, {"doc_id": 0, "exact_match": 0.0}]
+        samples = [{"doc_id": 2, "exact_match": 1.0, "filter": "none"}, {"doc_id": 0, "exact_match": 0.0, "filter": "none"}]
+        samples += [{"doc_id": 0, "exact_match": 1.0, "filter": "another"}]
         (folder / "samples_arc_easy_text_2026.jsonl").write_text("\n".join(map(json.dumps, samples)))
 
     monkeypatch.setattr(study_module, "_call", call)
     base, trained = list(rows(study))[:2]
     found = study_module._score(study, base, None)
-    assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "01")
+    assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "0-1")
+    assert found["passes"] == {"pass1": {"seconds": 1.5}} and found["command"][0] == "lm_eval"
     assert asked[0][asked[0].index("--model_args") + 1] == "strategy=base,dtype=bfloat16"
-    wanted = {"svf": "strategy=expert:reasoning,dtype=bfloat16,experts={}", "lora": "strategy=base,dtype=bfloat16,peft={}"}
+    wanted = {"svf": "strategy=expert:reasoning,experts={},dtype=bfloat16", "lora": "strategy=base,peft={},dtype=bfloat16"}
     for method, arguments in wanted.items():
         adapter = tmp_path / method / "reasoning"
         adapter.mkdir(parents=True)
@@ -116,3 +128,47 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
         monkeypatch.setattr(study_module.Row, "label", property(lambda self, name=method: name))
         study_module._score(study, trained, adapter)
         assert asked[-1][asked[-1].index("--model_args") + 1] == arguments.format(adapter)
+
+
+def test_an_adapter_can_be_scored_on_tasks_that_it_was_not_trained_on(tmp_path):
+    text = "name: x\nruns: {reasoning: [arc_easy_text, arc_challenge_text], reasoning-ia3: arc_easy_text}\nseeds: [0]\n"
+    assert [row.label for row in rows(load_study(write(tmp_path, text)))] == [
+        "base-arc_easy_text", "reasoning-seed0-arc_easy_text", "reasoning-ia3-seed0-arc_easy_text",
+        "base-arc_challenge_text", "reasoning-seed0-arc_challenge_text",
+    ]  # fmt: skip
+
+
+def test_strategies_are_scored_by_t2_eval(tmp_path):
+    text = """
+        name: x
+        tasks: [humaneval]
+        strategies:
+          probe: {strategy: prompt, model_args: {dispatch: probe}}
+          few: {strategy: fewshot, shots: 3}
+        settings: {dtype: float32, model: org/model}
+        limit: 5
+    """
+    study = load_study(write(tmp_path, text))
+    base, probe, few = rows(study)
+    assert [row.label for row in (base, probe, few)] == ["base-humaneval", "probe-humaneval", "few-humaneval"]
+    assert study_module._settings(study, few) == {
+        "limit": 5, "batch_size": 32, "model": "org/model", "dtype": "float32", "strategy": "fewshot", "shots": 3,
+    }  # fmt: skip
+    assert study_module._command(study, probe, None, Path("out")) == [
+        "t2", "eval", "--mixtures", "runs/x/mixtures/probe-humaneval", "--model_args", "dispatch=probe,pretrained=org/model,dtype=float32",
+        "--tasks", "humaneval", "--apply_chat_template", "--log_samples", "--strategy", "prompt", "--batch_size", "32",
+        "--output_path", "out", "--limit", "5",
+    ]  # fmt: skip
+    assert "--shots" in study_module._command(study, few, None, Path("out"))
+    assert study.strategies["probe"]["model_args"] == {"dispatch": "probe"}  # the settings of a row are those of the file
+
+
+def test_a_few_shot_row_keeps_what_its_search_found(tmp_path):
+    study = load_study(write(tmp_path, f"name: x\nstrategies: {{few: {{strategy: fewshot}}}}\ntasks: [humaneval]\noutput: {tmp_path}\n"))
+    base, few = rows(study)
+    found = {"alpha": {"math": 1}, "signal": True, "configuration": {}, "documents": [], "scores": {}, "cost": {}}
+    folder = tmp_path / "x" / "mixtures" / few.label
+    folder.mkdir(parents=True)
+    (folder / "humaneval.json").write_text(json.dumps({**found, "searches": "much"}))
+    assert study_module._search(study, few) == {"search": found}
+    assert study_module._search(study, base) == {}
