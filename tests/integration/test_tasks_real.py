@@ -137,3 +137,19 @@ def test_command_line_with_the_default_model(tmp_path: Path) -> None:
         pytest.skip("needs the default model: run `t2 fetch`")
     arguments = f"pretrained={model},dtype=bfloat16"
     check(lm_eval(tmp_path, "--model", "hf", "--model_args", arguments, "--batch_size", "8", "--gen_kwargs", "max_gen_toks=24"))
+
+
+def test_dispatch_boxed_asks_for_as_many_prompts_of_each_label_and_its_targets_are_right() -> None:
+    for name in ("humaneval", "math500", "arc_challenge"):
+        rows(name)
+    from lm_eval.tasks import TaskManager
+
+    task = TaskManager().load(["dispatch_boxed"])["tasks"]["dispatch_boxed"]
+    docs = list(task.test_docs())
+    assert [doc["label"] for doc in docs] == ["code"] * 164 + ["math"] * 164 + ["reasoning"] * 164
+    for doc in docs[::41]:
+        assert task.doc_to_text(doc).endswith(doc["question"]) and "\\boxed{" in task.doc_to_text(doc)
+        assert task.process_results(doc, [task.doc_to_target(doc)]) == {"exact_match": 1.0, "extracted": 1.0}
+        assert task.process_results(doc, ["Classification: \\boxed{others}"]) == {"exact_match": 0.0, "extracted": 1.0}
+        assert task.process_results(doc, [doc["label"]]) == {"exact_match": 0.0, "extracted": 0.0}
+    assert docs[0]["question"].startswith("from typing") and docs[-1]["question"].splitlines()[-1].startswith("D.")

@@ -1,5 +1,6 @@
 """`t2 study`: what it asks for, in which order, and that it goes on where it was stopped."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from t2.baselines import study as study_module
 from t2.baselines.study import load_study, rows, run_study
 from t2.harness.errors import T2Error
+from t2.harness.fewshot import command
 
 
 def write(folder: Path, text: str) -> Path:
@@ -19,9 +21,29 @@ def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
     labels = [row.label for row in rows(load_study("default"))]
     methods = ("", "-lora", "-ia3", "-dora")
     expected = []
-    for run, task in {"reasoning": "arc_easy_text", "math": "gsm8k_answer", "code": "mbpp_chat"}.items():
+    tasks = {"arc_easy_text": "reasoning", "arc_challenge_text": "reasoning", "dispatch_boxed": "dispatch", "gsm8k_answer": "math",
+             "mbpp_chat": "code"}  # fmt: skip
+    for task, run in tasks.items():
         expected += [f"base-{task}", *(f"{run}{method}-seed{seed}-{task}" for seed in (0, 1) for method in methods)]
     assert labels == expected
+
+
+def test_the_shipped_strategies_are_options_that_t2_eval_takes():
+    study = load_study("adaptation")
+    found = list(rows(study))
+    assert len(found) == 3 * (1 + len(study.strategies))
+    parser = argparse.ArgumentParser()
+    for add in (command._search_arguments, command._shared_arguments):
+        add(parser)
+    for row in found:
+        words = study_module._command(study, row, None, Path("out"))
+        if row.strategy:
+            args, rest = parser.parse_known_args(words[2:])
+            left = {word for word in rest if word.startswith("--")}
+            assert left == {"--strategy", "--mixtures", "--tasks", "--log_samples", "--output_path"}  # of t2 eval itself, and of lm_eval
+            assert args.batch_size == "32" and args.apply_chat_template
+            if study.strategies[row.strategy]["strategy"] == "fewshot":
+                command._options(args, row.task, Path("out"))  # every value can be used
 
 
 def test_all_errors_of_a_study_at_once(tmp_path):
