@@ -154,7 +154,7 @@ def _study(argv: Sequence[str]) -> int:
         prog="t2 study",
         description="Train and score every run of a study, and print its tables; the same command again goes on where it was stopped.",
     )
-    parser.add_argument("study", metavar="STUDY", help="a YAML file, or the name of one of t2's own (default)")
+    parser.add_argument("study", metavar="STUDY", help="a YAML file, or the name of one of t2's own: default, adaptation")
     args = parser.parse_args(argv)
     from ..baselines.study import load_study, run_study
     from ..reports.study import study_tables
@@ -250,7 +250,7 @@ COMMANDS = {
     "adapt": Command("--task T: few-shot search for the best mixture of experts", _adapt),
     "eval": Command("--strategy S --tasks T: lm_eval --model t2, few-shot search first if S is fewshot", _eval),
     "train": Command("CONFIG [key=value ...]: train an expert, or a baseline", _train),
-    "study": Command("STUDY: methods x seeds, each scored on the test set", _study),
+    "study": Command("STUDY: methods x seeds, and strategies, scored on test sets", _study),
     "probe": Command("[MODEL] -o FOLDER: train the probe of dispatch=probe", _probe),
     "curves": Command("RUN ...: picture of learning curves", _curves),
     "score-code": Command("FILE: judge generated programs in the sandbox", _score_code),
