@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ..adapters.experts import shipped
 from ..harness.errors import T2Error, nearest
 from .config import load_config
 
@@ -167,13 +168,19 @@ def _published(study: Study, row: Row) -> dict[str, Any] | None:
 
 
 def _settings(study: Study, row: Row) -> dict[str, Any]:
-    """Return everything that a row's numbers depend on, but for code and machine."""
+    """Return everything that a row's numbers depend on, but for code and machine, as JSON values."""
     scored = {"limit": study.limit, "batch_size": study.batch_size}
     if row.run is None or row.seed is None:
-        strategy = study.strategies[row.strategy] if row.strategy else {}
+        strategy = {**study.strategies[row.strategy], "shipped_experts": _shipped()} if row.strategy else {}
         return {**scored, **{key: study.settings.get(key) for key in ("model", "dtype")}, **strategy}
     config = dataclasses.asdict(load_config(row.run, _overrides(study, row.seed)))
     return {**scored, **{key: value for key, value in config.items() if key not in ("output", "description")}}
+
+
+def _shipped() -> dict[str, str]:
+    """Return the hashes of the experts that answer where none are named: new ones make rows of their own."""
+    cards = {name: json.loads((path / "card.json").read_text(encoding="utf-8")) for name, path in shipped().items()}
+    return {name: card["files"]["adapter_model.safetensors"] for name, card in cards.items()}
 
 
 def _overrides(study: Study, seed: int) -> list[str]:

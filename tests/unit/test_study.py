@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from t2.adapters.experts import load_expert, shipped
 from t2.baselines import study as study_module
 from t2.baselines.study import load_study, rows, run_study
 from t2.harness.errors import T2Error
@@ -175,6 +176,7 @@ def test_strategies_are_scored_by_t2_eval(tmp_path):
     assert [row.label for row in (base, probe, few)] == ["base-humaneval", "probe-humaneval", "few-humaneval"]
     assert study_module._settings(study, few) == {
         "limit": 5, "batch_size": 32, "model": "org/model", "dtype": "float32", "strategy": "fewshot", "shots": 3,
+        "shipped_experts": {name: load_expert(path).sha256 for name, path in shipped().items()},
     }  # fmt: skip
     assert study_module._command(study, probe, None, Path("out")) == [
         "t2", "eval", "--mixtures", "runs/x/mixtures/probe-humaneval", "--model_args", "dispatch=probe,pretrained=org/model,dtype=float32",
