@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -205,7 +204,8 @@ def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
     keys = {key.partition(",")[0]: key for key in reversed(results["results"][row.task])}  # of a metric's filters the first
     samples = max(folder.rglob(f"samples_{row.task}_*.jsonl")).read_text(encoding="utf-8").splitlines()
     right = {s["doc_id"]: str(int(s[metric])) for s in map(json.loads, samples) if f"{metric},{s['filter']}" == keys[metric]}
-    total = min(study.limit or math.inf, results["n-samples"][row.task]["original"])
+    documents = results["n-samples"][row.task]["original"]
+    total = min(study.limit, documents) if study.limit else documents
     score = results["results"][row.task]
     return {
         "run": row.run,
