@@ -240,7 +240,7 @@ ESCAPE = [
     ),
     Attack(
         "walk the disk",
-        "import os\ndef f(x):\n for top in set(os.listdir('/')) - {'proc', 'sys', 'usr'}:\n"
+        "import os\ndef f(x):\n for top in {t for t in os.listdir('/') if not os.path.islink('/' + t)} - {'proc', 'sys', 'usr'}:\n"
         "  for d, _, names in os.walk('/' + top):\n   if 'secret-of-the-test.txt' in names: return open(d + '/secret-of-the-test.txt').read()",
         tests="assert f(1) == '@TOKEN@'",
     ),
@@ -407,7 +407,7 @@ EXHAUST = [
     Attack("deep value", "def f(x):\n a = []\n for _ in range(100_000): a = [a]\n return a"),
     Attack("cyclic value", "def f(x):\n a = []\n a.append(a)\n return a"),
     Attack("billion laughs", "def f(x):\n a = ['ha']\n for _ in range(40): a = [a, a]\n return a", ("failed", "timeout", "memory")),
-    Attack("huge string", "def f(x): return 'x' * (200 << 20)", ("failed", "memory")),
+    Attack("huge string", "def f(x): return 'x' * (200 << 20)", ("failed", "memory", "timeout")),
     Attack("huge int", "def f(x): return 1 << (8 * (200 << 20))", ("failed", "memory", "timeout")),
     Attack("segfault", "import ctypes\ndef f(x): return ctypes.string_at(0)"),
     Attack("abort", "import os\ndef f(x): os.abort()"),
