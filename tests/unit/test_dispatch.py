@@ -250,8 +250,9 @@ def test_what_cannot_be_dispatched_is_refused(model):
 
 
 def test_a_classifier_is_asked_as_it_was_trained():
-    from t2.baselines.dispatch_task import DISPATCH, OPTIONS
+    from t2.baselines.dispatch_task import DISPATCH
     from t2.baselines.rollout import chat_prompts
+    from t2.tasks.dispatch.items import OPTIONS
 
     for template in (tiny.CHATML, LLAMA3, MISTRAL):
         tokenizer = tiny.tokenizer(template)
