@@ -9,8 +9,8 @@ from .paper import study_figures
 from .statistics import holm, mcnemar, wilson
 
 _NAMES = {"base": "base model", "svf": "SVF", "lora": "LoRA", "dora": "DoRA", "ia3": "IA3"}
-_PAPER = {"base": "base", "svf": "SVF", "lora": "LoRA", "dora": "DoRA", "ia3": "IA3", "prompt": "T² prompt", "cls": "T² classifier"}
-"""Method of a row → the paper's name of it. Its few-shot figures are found by shots and budget."""
+_TRAINED = {"svf": ("SVF", "reinforce"), "lora": ("LoRA", "ntp"), "dora": ("DoRA", "ntp"), "ia3": ("IA3", "ntp")}
+"""Method → the paper's name of it, and the objective that it trains it by."""
 _DAGGER = "† paper"
 _LIGHT_ITERATIONS = 10
 
@@ -110,10 +110,12 @@ def _passes(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of_the_paper(row: Mapping[str, Any]) -> str:
-    """Return the paper's name for what a row shows; "" where it has none: its SVF is trained by REINFORCE, its baselines by next tokens."""
+    """Return the paper's name for what a row shows; "" where it has none."""
     if "search" in row:
-        settings = row["search"]["configuration"]
-        return f"T² few-shot, {settings['shots']} shots" + (", light" if settings["iterations"] <= _LIGHT_ITERATIONS else "")
-    paper = {"SVF": "reinforce", "LoRA": "ntp", "DoRA": "ntp", "IA3": "ntp"}
-    name = _PAPER.get(row["method"], "")
-    return "" if paper.get(name, row.get("objective")) != row.get("objective") else name
+        found = row["search"]["configuration"]
+        return f"T² few-shot, {found['shots']} shots" + (", light" if found["iterations"] <= _LIGHT_ITERATIONS else "")
+    if row.get("strategy"):
+        how = row["settings"]["strategy"], row["settings"].get("model_args")
+        return {("prompt", "generate"): "T² prompt", ("cls", None): "T² classifier"}.get((how[0], (how[1] or {}).get("dispatch")), "")
+    name, objective = _TRAINED.get(row["method"], (row["method"], None))
+    return name if row.get("objective") == objective else ""
