@@ -103,12 +103,13 @@ def eval_command(argv: Sequence[str]) -> int:
     """Run `t2 eval`; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="t2 eval",
-        description="`lm_eval --model t2` by strategy. With --strategy fewshot, `t2 adapt` comes first for each task, and documents that "
-        "the search has seen are left out of the score. Options that are not listed here are lm_eval's.",
+        description="`lm_eval --model t2`, or `t2-vllm`, by strategy. With --strategy fewshot, `t2 adapt` comes first for each task, and "
+        "documents that the search has seen are left out of the score. Options that are not listed here are lm_eval's.",
         allow_abbrev=False,
     )
     parser.add_argument("--strategy", required=True, metavar="NAME", help="fewshot, or what the model argument strategy takes")
     parser.add_argument("--tasks", required=True, metavar="NAME,...", help="lm-eval's tasks")
+    parser.add_argument("--model", choices=("t2", "t2-vllm"), default="t2", help="evaluates; a few-shot search is by t2 (default: t2)")
     parser.add_argument(
         "--mixtures", type=Path, default=Path("mixtures"), metavar="FOLDER", help="of the mixture files (default: mixtures)"
     )
@@ -119,7 +120,7 @@ def eval_command(argv: Sequence[str]) -> int:
     if args.strategy != "fewshot":
         _lm_eval(args, args.tasks, f"strategy={args.strategy}", rest, None)
         return 0
-    for owned in ("--samples", "--config", "--model"):
+    for owned in ("--samples", "--config"):
         if any(word == owned or word.startswith(owned + "=") for word in rest):
             raise T2Error(f"{owned} does not go with t2 eval --strategy fewshot: it says itself which documents and weights to use.")
     for task in args.tasks.split(","):
@@ -171,7 +172,7 @@ def _lm_eval(args: argparse.Namespace, tasks: str, weights: str, rest: list[str]
     """Run lm-eval's command line in this process."""
     from lm_eval.__main__ import cli_evaluate
 
-    words = ["--model", "t2", "--tasks", tasks, "--model_args", ",".join(part for part in (args.model_args, weights) if part)]
+    words = ["--model", args.model, "--tasks", tasks, "--model_args", ",".join(part for part in (args.model_args, weights) if part)]
     words += ["--batch_size", args.batch_size]
     for name in ("num_fewshot", "gen_kwargs", "system_instruction", "device", "include_path"):
         if getattr(args, name) is not None:

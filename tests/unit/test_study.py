@@ -33,16 +33,17 @@ def test_the_shipped_strategies_are_options_that_t2_eval_takes():
     study = load_study("adaptation")
     found = list(rows(study))
     assert len(found) == 3 * (1 + len(study.strategies))
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     for add in (command._search_arguments, command._shared_arguments):
         add(parser)
     for row in found:
-        words = study_module._command(study, row, None, Path("out"))
+        words = study_module._command(study, row, {}, Path("out"))
         if row.strategy:
             args, rest = parser.parse_known_args(words[2:])
             left = {word for word in rest if word.startswith("--")}
-            assert left == {"--strategy", "--mixtures", "--tasks", "--log_samples", "--output_path"}  # of t2 eval itself, and of lm_eval
-            assert args.batch_size == "32" and args.apply_chat_template
+            # of t2 eval itself, and of lm_eval
+            assert left == {"--strategy", "--mixtures", "--model", "--tasks", "--log_samples", "--output_path"}
+            assert args.batch_size == "auto" and args.apply_chat_template
             if study.strategies[row.strategy]["strategy"] == "fewshot":
                 command._options(args, row.task, Path("out"))  # every value can be used
 
@@ -58,6 +59,8 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         load_study(write(tmp_path, "name: x\nstrategies: {a: {model_args: dispatch=probe}}\n"))
     for part in ("strategies must map labels to options", "strategies need tasks"):
         assert part in str(caught.value)
+    with pytest.raises(T2Error, match="lm is 'vllm'; it can be t2 or t2-vllm"):
+        load_study(write(tmp_path, "name: x\nruns: {reasoning: arc_easy_text}\nlm: vllm\n"))
     with pytest.raises(T2Error, match="another label"):
         load_study(write(tmp_path, "name: x\nstrategies: {base: {strategy: base}}\ntasks: [arc_easy_text]\n"))
 
@@ -88,7 +91,7 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         run_study(study)
     made = run_study(study)
     assert [(row["method"], row["score"]) for row in made] == [("base", 0.5), ("svf", 0.5)]
-    assert made[0]["settings"] == {"limit": None, "batch_size": 32, "model": None, "dtype": None}
+    assert made[0]["settings"] == {"lm": "t2", "limit": None, "batch_size": 32, "model": None, "dtype": None}
     assert made[1]["settings"]["lr"] == 3e-3 and made[1]["settings"]["seed"] == 3 and "output" not in made[1]["settings"]
     assert scored == ["base-arc_easy_text", "reasoning-seed3-arc_easy_text", "reasoning-seed3-arc_easy_text"]
 
@@ -142,8 +145,8 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
     found = study_module._score(study, base, None)
     assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "0-1")
     assert found["passes"] == {"pass1": {"seconds": 1.5}} and found["command"][0] == "lm_eval"
-    assert asked[0][asked[0].index("--model_args") + 1] == "strategy=base,dtype=bfloat16"
-    wanted = {"svf": "strategy=expert:reasoning,experts={},dtype=bfloat16", "lora": "strategy=base,peft={},dtype=bfloat16"}
+    assert asked[0][asked[0].index("--model_args") + 1] == "dtype=bfloat16,strategy=base"
+    wanted = {"svf": "dtype=bfloat16,strategy=expert:reasoning,experts={}", "lora": "dtype=bfloat16,strategy=base,peft={}"}
     for method, arguments in wanted.items():
         adapter = tmp_path / method / "reasoning"
         adapter.mkdir(parents=True)
@@ -151,6 +154,34 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
         monkeypatch.setattr(study_module.Row, "label", property(lambda self, name=method: name))
         study_module._score(study, trained, adapter)
         assert asked[-1][asked[-1].index("--model_args") + 1] == arguments.format(adapter)
+
+
+def test_vllm_scores_the_base_svf_as_it_is_and_other_adapters_merged(tmp_path, monkeypatch):
+    text = f"name: x\nlm: t2-vllm\nruns: {{reasoning: arc_easy_text}}\nsettings: {{model: org/model}}\noutput: {tmp_path}\n"
+    study = load_study(write(tmp_path, text))
+    row = list(rows(study))[1]
+    called = []
+    monkeypatch.setattr(study_module, "_call", lambda study, row, what, arguments: called.append((what, arguments)))
+    found = {}
+    for method in ("svf", "lora"):
+        adapter = tmp_path / method / "reasoning"
+        adapter.mkdir(parents=True)
+        (adapter / "card.json").write_text(json.dumps({"method": method}))
+        found[method] = study_module._weights(study, row, adapter, tmp_path / "merged")
+    assert found["svf"] == {"strategy": "expert:reasoning", "experts": adapter.parents[1] / "svf" / "reasoning"}
+    assert found["lora"] == {"strategy": "base", "pretrained": tmp_path / "merged"}
+    assert called == [("merge", ["-m", "t2.baselines.merge", str(adapter), str(tmp_path / "merged"), "org/model"])]
+    command = study_module._command(study, row, found["lora"], Path("out"))
+    assert command[:5] == ["lm_eval", "--model", "t2-vllm", "--model_args", f"pretrained={tmp_path / 'merged'},strategy=base"]
+    assert command[command.index("--batch_size") + 1] == "auto"
+
+
+def test_a_study_that_needs_vllm_says_so_before_anything_is_trained(tmp_path, monkeypatch):
+    study = load_study(write(tmp_path, f"name: x\nlm: t2-vllm\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
+    monkeypatch.setattr(study_module.vllm_import, "trouble", lambda: ("vLLM is not installed", "pip install it"))
+    with pytest.raises(T2Error, match=r"base-arc_easy_text: lm is t2-vllm\. vLLM is not installed: pip install it"):
+        run_study(study)
+    assert not (tmp_path / "x").exists()
 
 
 def test_an_adapter_can_be_scored_on_tasks_that_it_was_not_trained_on(tmp_path):
@@ -175,15 +206,15 @@ def test_strategies_are_scored_by_t2_eval(tmp_path):
     base, probe, few = rows(study)
     assert [row.label for row in (base, probe, few)] == ["base-humaneval", "probe-humaneval", "few-humaneval"]
     assert study_module._settings(study, few) == {
-        "limit": 5, "batch_size": 32, "model": "org/model", "dtype": "float32", "strategy": "fewshot", "shots": 3,
+        "lm": "t2", "limit": 5, "batch_size": 32, "model": "org/model", "dtype": "float32", "strategy": "fewshot", "shots": 3,
         "shipped_experts": {name: load_expert(path).sha256 for name, path in shipped().items()},
     }  # fmt: skip
-    assert study_module._command(study, probe, None, Path("out")) == [
-        "t2", "eval", "--mixtures", "runs/x/mixtures/probe-humaneval", "--model_args", "dispatch=probe,pretrained=org/model,dtype=float32",
-        "--tasks", "humaneval", "--apply_chat_template", "--log_samples", "--strategy", "prompt", "--batch_size", "32",
-        "--output_path", "out", "--limit", "5",
+    assert study_module._command(study, probe, {}, Path("out")) == [
+        "t2", "eval", "--mixtures", "runs/x/mixtures/probe-humaneval", "--model", "t2",
+        "--model_args", "dispatch=probe,pretrained=org/model,dtype=float32", "--tasks", "humaneval", "--apply_chat_template",
+        "--log_samples", "--strategy", "prompt", "--batch_size", "32", "--output_path", "out", "--limit", "5",
     ]  # fmt: skip
-    assert "--shots" in study_module._command(study, few, None, Path("out"))
+    assert "--shots" in study_module._command(study, few, {}, Path("out"))
     assert study.strategies["probe"]["model_args"] == {"dispatch": "probe"}  # the settings of a row are those of the file
 
 
