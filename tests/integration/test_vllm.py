@@ -343,6 +343,22 @@ def test_the_command_line_writes_it_all(world):
     assert all("mixture" in json.loads(line)["t2"] for line in samples.read_text().splitlines())
 
 
+def test_few_shot_search_by_t2_and_its_evaluation_by_vllm_are_one_command(world, tmp_path):
+    arguments = f"pretrained={world.base},experts={world.experts},dtype=float32"
+    command = [sys.executable, "-m", "t2.harness.cli", "eval", "--model", "t2-vllm", "--strategy", "fewshot", "--tasks", "tiny_choose"]
+    command += ["--model_args", arguments, "--include_path", str(world.root / "tasks"), "--shots", "3", "--population", "3"]
+    command += ["--iterations", "1", "--mixtures", str(tmp_path), "--output_path", str(tmp_path / "out"), "--batch_size", "auto"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(results.read_text())
+    mixture = json.loads((tmp_path / "tiny_choose.json").read_text())
+    assert found["config"]["model"] == "t2-vllm" and found["t2"]["base"] == mixture["base"]["fingerprint"]
+    assert found["n-samples"]["tiny_choose"]["effective"] == len(WORDS) - 3  # without those that the search has seen
+    assert len(mixture["documents"]) == 3
+
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "phi3", "granite"])
 def test_every_covered_family_is_swapped_as_transformers_has_it(world, family):
     base = save(world.root / family, family)
