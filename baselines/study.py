@@ -144,34 +144,42 @@ def run_study(study: Study) -> list[dict[str, Any]]:
     the study's YAML, in a folder of its name, counts as made if it was made with the same settings.
 
     Raises:
-        T2Error: a training or an evaluation failed; its log is named. Or a row is to be made by vLLM, which cannot be used here.
+        T2Error: a training or an evaluation failed; its log is named. A row was made with other settings, or is to be made by vLLM, which
+            cannot be used here.
     """
-    found = []
-    for row in rows(study):
-        file = study.folder / "rows" / f"{row.label}.json"
-        if not file.exists() and (published := _published(study, row)):
-            found.append(published)
-            continue
-        if not file.exists():
-            if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
-                raise T2Error(f"{row.label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
-            logger.info("%s", row.label)
-            adapter = None if row.run is None else _train(study, row)
-            made = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, file)
-        found.append(json.loads(file.read_text(encoding="utf-8")))
+    return [made(study, row) or _make(study, row) for row in rows(study)]
+
+
+def made(study: Study, row: Row) -> dict[str, Any] | None:
+    """Return a row that was made already, or is published; None if there is none yet.
+
+    Raises:
+        T2Error: it was made with other settings than the study has now.
+    """
+    file = study.folder / "rows" / f"{row.label}.json"
+    published = Path(__file__).parent / "studies" / study.name / file.name
+    for path in (file, published):
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["settings"] == _settings(study, row):
+                return found
+            if path == file:
+                raise T2Error(f"{file} was made with other settings than study {study.name!r} has now. Move it away, or rename the study.")
+    return None
+
+
+def _make(study: Study, row: Row) -> dict[str, Any]:
+    if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
+        raise T2Error(f"{row.label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
+    logger.info("%s", row.label)
+    adapter = None if row.run is None else _train(study, row)
+    found = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
+    file = study.folder / "rows" / f"{row.label}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
     return found
-
-
-def _published(study: Study, row: Row) -> dict[str, Any] | None:
-    file = Path(__file__).parent / "studies" / study.name / f"{row.label}.json"
-    if not file.is_file():
-        return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return found if found["settings"] == _settings(study, row) else None
 
 
 def _settings(study: Study, row: Row) -> dict[str, Any]:

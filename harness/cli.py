@@ -155,11 +155,13 @@ def _study(argv: Sequence[str]) -> int:
         description="Train and score every run of a study, and print its tables; the same command again goes on where it was stopped.",
     )
     parser.add_argument("study", metavar="STUDY", help="a YAML file, or the name of one of t2's own: default, adaptation")
+    parser.add_argument("--made", action="store_true", help="print the tables of the rows that there are, and make none")
     args = parser.parse_args(argv)
-    from ..baselines.study import load_study, run_study
+    from ..baselines.study import load_study, made, rows, run_study
     from ..reports.study import study_tables
 
-    print(study_tables(run_study(load_study(args.study))))
+    study = load_study(args.study)
+    print(study_tables([found for row in rows(study) if (found := made(study, row))] if args.made else run_study(study)))
     return 0
 
 

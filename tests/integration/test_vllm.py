@@ -358,7 +358,6 @@ def test_few_shot_search_by_t2_and_its_evaluation_by_vllm_are_one_command(world,
     assert len(mixture["documents"]) == 3
 
 
-
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "phi3", "granite"])
 def test_every_covered_family_is_swapped_as_transformers_has_it(world, family):
     base = save(world.root / family, family)

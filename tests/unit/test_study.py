@@ -9,6 +9,7 @@ import pytest
 from t2.adapters.experts import load_expert, shipped
 from t2.baselines import study as study_module
 from t2.baselines.study import load_study, rows, run_study
+from t2.harness.cli import main
 from t2.harness.errors import T2Error
 from t2.harness.fewshot import command
 
@@ -94,6 +95,30 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert made[0]["settings"] == {"lm": "t2", "limit": None, "batch_size": 32, "model": None, "dtype": None}
     assert made[1]["settings"]["lr"] == 3e-3 and made[1]["settings"]["seed"] == 3 and "output" not in made[1]["settings"]
     assert scored == ["base-arc_easy_text", "reasoning-seed3-arc_easy_text", "reasoning-seed3-arc_easy_text"]
+
+
+def test_a_row_of_other_settings_is_neither_taken_nor_overwritten(tmp_path, monkeypatch):
+    text = f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"
+    monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
+    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
+    monkeypatch.setattr(study_module, "_score", lambda study, row, adapter: {"score": 0.1})
+    run_study(load_study(write(tmp_path, text)))
+    with pytest.raises(T2Error, match=r"base-arc_easy_text\.json was made with other settings than study 'x' has now"):
+        run_study(load_study(write(tmp_path, text + "limit: 3\n")))
+    assert json.loads((tmp_path / "x" / "rows" / "base-arc_easy_text.json").read_text())["score"] == 0.1
+
+
+def test_the_tables_so_far_are_shown_without_making_anything(tmp_path, monkeypatch, capsys):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
+    base = next(rows(study))
+    row = {"run": None, "seed": None, "task": "arc_easy_text", "metric": "exact_match", "outcomes": "01", "task_hash": "a", "documents": 2}
+    (tmp_path / "x" / "rows").mkdir(parents=True)
+    file = tmp_path / "x" / "rows" / f"{base.label}.json"
+    file.write_text(json.dumps({**row, "method": "base", "settings": study_module._settings(study, base)}))
+    monkeypatch.setattr(study_module, "_call", lambda *_: pytest.fail("something runs"))
+    assert main(["study", str(tmp_path / "study.yaml"), "--made"]) == 0
+    shown = capsys.readouterr().out
+    assert "base model" in shown and "50.00" in shown and len(shown.strip().splitlines()) == 5
 
 
 def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypatch):
