@@ -348,7 +348,7 @@ def test_few_shot_search_by_t2_and_its_evaluation_by_vllm_are_one_command(world,
     command = [sys.executable, "-m", "t2.harness.cli", "eval", "--model", "t2-vllm", "--strategy", "fewshot", "--tasks", "tiny_choose"]
     command += ["--model_args", arguments, "--include_path", str(world.root / "tasks"), "--shots", "3", "--population", "3"]
     command += ["--iterations", "1", "--mixtures", str(tmp_path), "--output_path", str(tmp_path / "out"), "--batch_size", "auto"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     (results,) = (tmp_path / "out").rglob("results_*.json")
     found = json.loads(results.read_text())
