@@ -5,7 +5,8 @@ Two forms. ``generate``: the model replies to the adaptation prompt and the cate
 token where all begin differently. One prefill, no decoding; the closing brace is part of a name, so that one can begin another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -167,19 +168,20 @@ class Dispatcher(Asker):
     def _replies(self, rows: list[list[int]]) -> list[str]:
         ids, mask = self._prefix.batch(rows)
         tokenizer = self.tokenizer
-        ends = self.model.generation_config.eos_token_id
-        found = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=self._prefix.cache(len(rows)),
-            generation_config=GenerationConfig(
-                max_new_tokens=MAX_REPLY,
-                do_sample=False,
-                eos_token_id=tokenizer.eos_token_id if ends is None else ends,
-                pad_token_id=self._prefix.pad_id,
-            ),
-            stopping_criteria=StoppingCriteriaList([_Boxed(tokenizer, ids.shape[1])]),
-        )[:, ids.shape[1] :]
+        with _own_settings_aside(self.model) as own:
+            ends = own.eos_token_id
+            found = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=self._prefix.cache(len(rows)),
+                generation_config=GenerationConfig(
+                    max_new_tokens=MAX_REPLY,
+                    do_sample=False,
+                    eos_token_id=tokenizer.eos_token_id if ends is None else ends,
+                    pad_token_id=self._prefix.pad_id,
+                ),
+                stopping_criteria=StoppingCriteriaList([_Boxed(tokenizer, ids.shape[1])]),
+            )[:, ids.shape[1] :]
         return [tokenizer.decode(reply, skip_special_tokens=True) for reply in found]
 
 
@@ -195,6 +197,16 @@ def _generate_form(setup: Setup) -> Dispatcher:
 
 def _dispatcher(setup: Setup, form: Literal["score", "generate"]) -> Dispatcher:
     return Dispatcher(setup.model, setup.tokenizer, setup.experts, form, setup.calibrate, setup.max_length, classifier=setup.classifier)
+
+
+@contextmanager
+def _own_settings_aside(model: Any) -> Iterator[GenerationConfig]:
+    """Yield the model's own generation settings, which `generate` would take for all that is not given, a repetition penalty say."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield own
+    finally:
+        model.generation_config = own
 
 
 class _Boxed(StoppingCriteria):

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,18 +49,18 @@ def export_expert(run: Run) -> Path:
     return target
 
 
-def export_best(made: Mapping[str, Path], config: TrainConfig) -> Path:
+def export_best(made: Mapping[str, Path], config: TrainConfig, diverged: Sequence[str] = ()) -> Path:
     """Copy the sweep's best adapter by validation to ``<output>/<name>/expert/<name>``, all validations on its card; return the folder."""
+    target = Path(config.output) / config.name / "expert" / config.name
+    if int(os.environ.get("RANK", "0")) > 0:
+        return target
     cards = {label: json.loads((path / CARD).read_text(encoding="utf-8")) for label, path in made.items()}
     scores = {label: card["validation"]["after"] for label, card in cards.items()}
     best = max(scores, key=lambda label: scores[label])
-    target = Path(config.output) / config.name / "expert" / config.name
     temporary = target.parent.with_name("expert.tmp") / config.name
-    if int(os.environ.get("RANK", "0")) > 0:
-        return target
     shutil.rmtree(temporary.parent, ignore_errors=True)
     shutil.copytree(made[best], temporary)
-    write_card(temporary, {**cards[best], "sweep": {"chosen": best, "validation": scores}})
+    write_card(temporary, {**cards[best], "sweep": {"chosen": best, "validation": scores, "diverged": list(diverged)}})
     shutil.rmtree(target.parent, ignore_errors=True)
     os.replace(temporary.parent, target.parent)
     return target
@@ -93,7 +93,9 @@ def card(run: Run) -> dict[str, Any]:
         "data": {
             "task": config.task,
             "dataset": run.task.dataset,
-            "split": "train, halved by seed into train and validation",
+            "split": "the task's published train and validation"
+            if run.task.published
+            else "train, halved by seed into train and validation",
             "train_documents": len(run.split.train),
             "validation_documents": len(run.split.validation),
             "sha256": run.split.sha256,

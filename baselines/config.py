@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class TrainConfig:
         max_grad_norm: gradient clip.
         kl_coef: λ of equation 1; the KL is summed over a reply's tokens.
         kl_form: ``policy_base``: KL(π_W' ‖ π_W), exact over the vocabulary (the paper); ``base_policy``: KL(π_W ‖ π_W') (its
-            reference code); ``k3``: Schulman's estimator of the first from the sampled tokens alone.
+            reference code); ``k3``: Schulman's estimator of the first from the sampled tokens alone, differentiated as it is, as in GRPO:
+            its expected gradient is that of the second.
         baseline: subtracted from the rewards: ``none`` (the paper), ``batch``: the batch's mean, ``leave_one_out``: the mean of the
             same prompt's other samples (RLOO; needs samples_per_prompt > 1).
         wrong_reward: of a wrong reply; a right one gets 1 (the paper's vision tasks: -0.1).
@@ -176,6 +178,10 @@ def parse_config(values: dict[Any, Any], errors: list[str], source: str) -> Trai
             errors.append(f"{key} must be {_describe(hints[key])}; got {value!r}")
     required = [f.name for f in dataclasses.fields(TrainConfig) if f.default is dataclasses.MISSING]
     errors += [f"{name} is required" for name in required if name not in values]
+    if isinstance(name := clean.get("name", "x"), str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        errors.append(
+            f"name becomes a folder and an argument of lm_eval: letters, digits, _ . - only, the first a letter or digit; got {name!r}"
+        )
     errors += [f"{key} must be positive; got {clean[key]}" for key in _POSITIVE if clean.get(key) is not None and not clean[key] > 0]
     if clean.get("kl_coef", 0) < 0:
         errors.append(f"kl_coef must not be negative; got {clean['kl_coef']}")

@@ -27,6 +27,7 @@ def train_by_next_token(run: Run) -> None:
     state = run.resume()
     if state is None:
         run.validate()
+        run.keep_best()
     if run.finished:
         return
     docs = [doc for step in range(run.config.steps) for doc in run.docs(step)]  # every step whole, in the order of REINFORCE

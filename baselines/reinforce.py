@@ -128,15 +128,16 @@ def loss_gradient(
 
 def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
     """Yield indices ``[b]`` of replies, sorted by length, whose padded size stays within the token budget (one reply at least)."""
-    lengths = rollouts.mask.sum(1)
-    order = torch.argsort(lengths, descending=True).tolist()
+    replies = rollouts.reply_mask.sum(1).long()
+    prompts = rollouts.mask.sum(1) - replies
     group: list[int] = []
-    for i in order:
-        widest = int(lengths[group[0]]) if group else int(lengths[i])
-        if group and (len(group) + 1) * widest > tokens_per_pass:
+    for i in torch.argsort(prompts + replies, descending=True).tolist():
+        widened = [*group, i]
+        width = int(prompts[widened].max() + replies[widened].max())  # prompts are padded on the left, replies on the right
+        if group and len(widened) * width > tokens_per_pass:
             yield torch.tensor(group)
-            group = []
-        group.append(i)
+            widened = [i]
+        group = widened
     if group:
         yield torch.tensor(group)
 

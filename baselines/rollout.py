@@ -58,38 +58,12 @@ def generate(
     prompts: Sequence[str],
     max_new_tokens: int,
     temperature: float,
-    batch_size: int = 64,
 ) -> Rollouts:
-    """Sample one reply a prompt (greedy for `temperature` 0), `batch_size` prompts at a time.
+    """Sample one reply a prompt (greedy for `temperature` 0), all at a time.
 
     Prompts already carry the template's special tokens. Sampling is from the full distribution: no top-k, no top-p, so that the
     log-probabilities of the gradient step are those of the policy that sampled.
     """
-    parts = [
-        _generate_batch(model, tokenizer, prompts[start : start + batch_size], max_new_tokens, temperature)
-        for start in range(0, len(prompts), batch_size)
-    ]
-    return parts[0] if len(parts) == 1 else _concatenate(parts, int(tokenizer.pad_token_id))  # type: ignore[arg-type]
-
-
-def _concatenate(parts: Sequence[Rollouts], pad: int) -> Rollouts:
-    replies = max(part.reply_length for part in parts)
-    prompts = max(part.ids.shape[1] - part.reply_length for part in parts)
-
-    def joined(name: str, value: int) -> Tensor:
-        padded = []
-        for part in parts:
-            left = 0 if name == "reply_mask" else prompts - (part.ids.shape[1] - part.reply_length)
-            padded.append(nn.functional.pad(getattr(part, name), (left, replies - part.reply_length), value=value))
-        return torch.cat(padded)
-
-    texts = [text for part in parts for text in part.texts]
-    return Rollouts(joined("ids", pad), joined("mask", 0), joined("reply_mask", 0), texts)
-
-
-def _generate_batch(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int, temperature: float
-) -> Rollouts:
     tokenizer.padding_side = "left"
     device = next(model.parameters()).device
     batch = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=tokenizer.chat_template is None).to(device)

@@ -17,11 +17,11 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..adapters.output_head import read_contiguous_rows
-from ..adapters.svf import SvfConfig, SvfLayer, fingerprint
+from ..adapters.svf import SvfConfig, SvfLayer, fingerprint, model_fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
 from ..tasks.training import Split, TrainTask, split_halves, train_task
@@ -30,14 +30,18 @@ from .dispatch_task import DISPATCH
 from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
-from .rollout import Rollouts, chat_prompts, generate
+from .rollout import Rollouts, chat_prompts, end_ids, generate
 from .run_folder import RunFolder
 
 _PROGRESS = ("step", "best", "stale", "seconds", "cpu_seconds", "peak_memory")
 
 
 class TrainingStopped(T2Error):
-    """Training cannot go on (NaN, no reward, no memory, …); the last good checkpoint is kept and named."""
+    """Training cannot go on (no memory, no disk, …); the last good checkpoint is kept and named."""
+
+
+class Diverged(TrainingStopped):
+    """These settings lead nowhere: a gradient that is not finite, or no reply that is right."""
 
 
 class Run:
@@ -47,7 +51,7 @@ class Run:
         config: settings.
 
     Raises:
-        T2Error: unknown task, unreachable data, a folder of another run.
+        T2Error: unknown task, unreachable data or model, a folder of another run.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -59,12 +63,10 @@ class Run:
             Path(config.output) / config.name, dataclasses.asdict(config), self.origin() if self.processes.first else None
         )
         source = config.model or str(default_model())
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
         torch.manual_seed(config.seed)  # LoRA starts at random
-        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype))
+        base, self.tokenizer = _load(source, config.dtype)
         read_contiguous_rows(base)
+        self.base_fingerprint = model_fingerprint(base)
         self.model: PeftModel = _adapted(base.to(self.processes.device).eval(), config)  # type: ignore[assignment]
         if config.gradient_checkpointing:
             return_freed_tensors()
@@ -79,6 +81,7 @@ class Run:
         self.cpu_seconds = 0.0
         self._cpu_counted = time.process_time()
         self.peak_memory = 0
+        self.folder.begin()
 
     @property
     def max_new_tokens(self) -> int:
@@ -92,13 +95,10 @@ class Run:
 
     def origin(self) -> dict[str, Any]:
         """Return what the run's results depend on besides its settings: versions, git commit, data hashes."""
-        commit = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
         names = ("torch", "transformers", "peft", "lm-eval")
         return {
             "versions": {"t2": __version__, "python": platform.python_version(), **{name: version(name) for name in names}},
-            "git_commit": commit or None,
+            "git_commit": _git_commit(),
             "data_sha256": self.split.sha256,
         }
 
@@ -141,13 +141,13 @@ class Run:
         self.rollout_difference = max(self.rollout_difference, difference or 0.0)
         return found
 
-    def stopped(self, why: str, cure: str) -> TrainingStopped:
+    def stopped(self, why: str, cure: str, kind: type[TrainingStopped] = TrainingStopped) -> TrainingStopped:
         """Return the error that ends the run, naming what is kept."""
         kept = f"in {self.folder.path / 'best'} (step {self.best['step']})"
-        return TrainingStopped(f"{why} The state before it is kept in {self.folder.path}, and the best adapter so far {kept}. {cure}")
+        return kind(f"{why} The state before it is kept in {self.folder.path}, and the best adapter so far {kept}. {cure}")
 
     def validate(self) -> None:
-        """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; keep it if it is the best."""
+        """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; `save` keeps it if it is the best."""
         started = time.monotonic()
         docs = sorted(self.split.validation[: self.config.eval_docs], key=self.length)
         size = self.config.generation_batch_size
@@ -165,7 +165,6 @@ class Run:
         self.stale += 1
         if accuracy > self.best["accuracy"]:
             self.best, self.stale = {"step": self.step, "accuracy": accuracy}, 0
-            self._keep_best()
 
     @first_only
     def folder_log(self, event: dict[str, Any]) -> None:
@@ -173,7 +172,8 @@ class Run:
         self.folder.log(event)
 
     @first_only
-    def _keep_best(self) -> None:
+    def keep_best(self) -> None:
+        """Write the adapter as it is to ``best/``."""
         temporary = self.folder.path / "best.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         self.model.save_pretrained(str(temporary))
@@ -182,37 +182,50 @@ class Run:
 
     @first_only
     def save(self, **more: Any) -> None:
-        """Store the finished step: adapter, progress, and what the objective adds."""
+        """Store the finished step: adapter, progress, and what the objective adds; then the adapter as the best one, if it is."""
         names = [n for n, p in self.model.named_parameters() if p.requires_grad]
         weights = dict(zip(names, (p.detach().cpu() for p in self.parameters), strict=True))
         self.peak_memory = max(self.peak_memory, self.processes.peak_memory())
         counted, self._cpu_counted = self._cpu_counted, time.process_time()
         self.cpu_seconds += self._cpu_counted - counted
         progress = {name: getattr(self, name) for name in _PROGRESS}
-        self.folder.save_state({**progress, "weights": weights, **more})
+        self.folder.save_state({**progress, "base_fingerprint": self.base_fingerprint, "weights": weights, **more})
+        if self.best["step"] == self.step:
+            self.keep_best()
 
     def resume(self) -> dict[str, Any] | None:
-        """Take the last finished step up, and return what the objective stored with it; None at the start of a run."""
+        """Take the last finished step up, and return what the objective stored with it; None at the start of a run.
+
+        Raises:
+            T2Error: the run was begun with other weights of the base model.
+        """
         state = self.folder.load_state(self.processes.first)
         self.processes.wait()
         if state is None:
             return None
+        if (began := state.get("base_fingerprint", self.base_fingerprint)) != self.base_fingerprint:
+            raise T2Error(
+                f"{self.folder.path} holds a run on another base model (fingerprint {began} there, {self.base_fingerprint} here). Give "
+                "the model that it was begun with, or another name= or output=, or delete the folder."
+            )
         for name in _PROGRESS:
             setattr(self, name, state[name])
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in state["weights"].items():
                 parameters[name].copy_(value)
+        if self.best["step"] == self.step:
+            self.keep_best()  # a kill may have come between the state and the best adapter
         return state
 
     def checked_norm(self, norm: float) -> float:
         """Return the gradient's norm.
 
         Raises:
-            TrainingStopped: it is not finite.
+            Diverged: it is not finite.
         """
         if not math.isfinite(norm):
-            raise self.stopped(f"The gradient of step {self.step + 1} is not finite.", "Lower lr, or use dtype=float32.")
+            raise self.stopped(f"The gradient of step {self.step + 1} is not finite.", "Lower lr, or use dtype=float32.", Diverged)
         return norm
 
 
@@ -221,6 +234,34 @@ def _order(seed: int, epoch: int, n: int) -> list[int]:
     order = list(range(n))
     random.Random(f"{seed}-{epoch}").shuffle(order)  # noqa: S311 - reproducible order, not a secret
     return order
+
+
+def _git_commit() -> str | None:
+    """Return the commit of t2's own checkout; None for an installed t2, even one that lies in another project's checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD", "--show-prefix"], capture_output=True, text=True, check=False
+        ).stdout.split()
+    except OSError:  # no git
+        return None
+    return found[0] if found[1:] == [f"{here.name}/"] else None
+
+
+def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return base model and tokenizer.
+
+    Of the model's own generation settings only the ends of a reply stay: with a repetition penalty, say, replies are not the policy's.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        raise T2Error(f"model={source} cannot be loaded ({str(error).splitlines()[0]}). Give a Hugging Face name or a folder.") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
+    return base, tokenizer
 
 
 def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:

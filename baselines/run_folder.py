@@ -1,10 +1,12 @@
 """A run's folder: config, origin, checkpoint, metrics and the exported expert; every write is whole or not there."""
 
+import fcntl
+import io
 import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -12,6 +14,9 @@ import yaml
 from ..harness.errors import T2Error
 
 logger = logging.getLogger("t2.train")
+
+_CHANGEABLE = ("tokens_per_pass", "generation_batch_size", "gradient_checkpointing", "vllm_gpu_memory_utilization")
+"""Settings that say how much is done at a time: a run that is out of memory may go on with others."""
 
 
 class RunFolder:
@@ -21,35 +26,40 @@ class RunFolder:
     ``metrics.jsonl`` one line an event; ``best/`` the best adapter so far; ``expert/`` the result, with its card.
 
     Args:
-        path: of the folder; made if it is not there.
-        config: as plain values. A folder that holds another configuration is refused.
+        path: of the folder; made if it is not there. It is locked until this object is gone.
+        config: as plain values. A folder that holds another configuration is refused; only what is done at a time may differ.
         origin: what the results depend on besides: ``versions``, ``git_commit``, ``data_sha256``. Other data are refused, other versions
             warned of. None in all processes but the first, which leave the files alone.
 
     Raises:
-        T2Error: the folder belongs to a run with other settings, of another version of t2, or on other data.
+        T2Error: the folder belongs to a run with other settings, of another version of t2, or on other data, or is in use.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], origin: dict[str, Any] | None) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self._state = path / "state.pt"
+        self._config, self._origin = config, origin
         if origin is None:
             return
-        path.mkdir(parents=True, exist_ok=True)
-        saved = _read(path / "config.yaml"), _read(path / "origin.yaml")
-        if saved[0] is None:
-            _replace(path / "origin.yaml", yaml.safe_dump(origin, sort_keys=False).encode())
-            _replace(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        else:
-            self._compare(saved[0], saved[1] or {}, config, origin)
+        self._lock = hold(path)
+        if (saved := _read(path / "config.yaml")) is not None:
+            self._compare(saved, _read(path / "origin.yaml") or {}, config, origin)
+
+    def begin(self) -> None:
+        """Write what the run is begun with, once model and data are there: a wrong name leaves no folder that refuses the right one."""
+        if self._origin is None:
+            return
+        if not (self.path / "config.yaml").exists():
+            _replace(self.path / "origin.yaml", yaml.safe_dump(self._origin, sort_keys=False).encode())
+        _replace(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
 
     def _compare(self, old: dict[str, Any], began: dict[str, Any], config: dict[str, Any], origin: dict[str, Any]) -> None:
         cure = "Give another name= or output=, or delete the folder."
         if alien := sorted({*old} ^ {*config}):
             version = began.get("versions", {}).get("t2", "an unknown version")
             raise T2Error(f"{self.path} holds a run of t2 {version}, whose settings are not this version's ({', '.join(alien)}). {cure}")
-        if changed := sorted(k for k in config if old[k] != config[k]):
+        if changed := sorted(k for k in config if old[k] != config[k] and k not in _CHANGEABLE):
             detail = ", ".join(f"{k}: {old[k]!r} there, {config[k]!r} asked" for k in changed)
             raise T2Error(f"{self.path} holds a run with other settings ({detail}). {cure}")
         if began.get("data_sha256") != origin["data_sha256"]:
@@ -76,9 +86,9 @@ class RunFolder:
     def save_state(self, state: dict[str, Any]) -> None:
         """Store the state of a finished step, with how many metric lines belong to it."""
         lines = len(self.metrics.read_text(encoding="utf-8").splitlines()) if self.metrics.exists() else 0
-        temporary = self._state.with_suffix(".tmp")
-        torch.save({**state, "metric_lines": lines}, temporary)
-        os.replace(temporary, self._state)
+        content = io.BytesIO()
+        torch.save({**state, "metric_lines": lines}, content)
+        _replace(self._state, content.getvalue())
 
     def log(self, event: dict[str, Any]) -> None:
         """Append one event to ``metrics.jsonl``."""
@@ -92,6 +102,22 @@ class RunFolder:
     def origin(self) -> dict[str, Any]:
         """Return what the run was begun with."""
         return _read(self.path / "origin.yaml") or {}
+
+
+def hold(folder: Path) -> IO[str]:
+    """Make `folder` and lock it for this process, until the returned file is closed.
+
+    Raises:
+        T2Error: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise T2Error(f"{folder} is in use by another t2. Wait until it has ended, or give another name= or output=.") from None
+    return file
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -15,10 +15,13 @@ from typing import Any
 
 import yaml
 
+from ..adapters.dispatch_probe import SHIPPED as SHIPPED_PROBE
 from ..adapters.experts import shipped
+from ..adapters.probe import load_probe
 from ..harness import vllm_import
 from ..harness.errors import T2Error, nearest
 from .config import load_config
+from .run_folder import hold
 
 logger = logging.getLogger("t2.study")
 
@@ -88,7 +91,10 @@ def load_study(path: str | Path) -> Study:
         if path.name not in shipped:
             raise T2Error(f"No such study: {path}. Give a YAML file or a shipped one.{nearest(path.name, shipped)}")
         path = shipped[path.name]
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise T2Error(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise T2Error(f"{path} must be a mapping of settings; it is {type(values).__name__}.")
     known = {f.name for f in fields(Study)}
@@ -110,6 +116,13 @@ def load_study(path: str | Path) -> Study:
         errors.append("strategies need tasks, a list of lm-eval's")
     if values.get("lm", "t2") not in ("t2", "t2-vllm"):
         errors.append(f"lm is {values['lm']!r}; it can be t2 or t2-vllm")
+    if not isinstance(values.get("settings", {}), dict):
+        errors.append("settings must be a mapping")
+    seeds = values.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        errors.append(f"seeds must be a list of whole numbers; got {seeds!r}")
+    if (limit := values.get("limit")) is not None and (type(limit) is not int or limit < 1):
+        errors.append(f"limit must be a positive whole number; got {limit!r}")
     if errors:
         raise T2Error(f"{path}: " + "; ".join(errors))
     study = Study(**values)
@@ -145,23 +158,36 @@ def run_study(study: Study) -> list[dict[str, Any]]:
 
     Raises:
         T2Error: a training or an evaluation failed; its log is named. A row was made with other settings, or is to be made by vLLM, which
-            cannot be used here.
+            cannot be used here. Another process makes this study.
     """
-    return [made(study, row) or _make(study, row) for row in rows(study)]
+    found = {row: made(study, row) for row in rows(study)}
+    if missing := [row for row in found if found[row] is None]:
+        if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
+            raise T2Error(f"{missing[0].label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
+        with hold(study.folder):
+            for row in missing:
+                found[row] = _make(study, row)
+    return [row for row in found.values() if row is not None]
 
 
 def made(study: Study, row: Row) -> dict[str, Any] | None:
     """Return a row that was made already, or is published; None if there is none yet.
 
     Raises:
-        T2Error: it was made with other settings than the study has now.
+        T2Error: it was made with other settings than the study has now, or is no row at all.
     """
     file = study.folder / "rows" / f"{row.label}.json"
     published = Path(__file__).parent / "studies" / study.name / file.name
     for path in (file, published):
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["settings"] == _settings(study, row):
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                settings = found["settings"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise T2Error(
+                    f"{path} is not a row of a study ({type(error).__name__}: {error}). Delete it, and it is made again."
+                ) from error
+            if settings == _settings(study, row):
                 return found
             if path == file:
                 raise T2Error(f"{file} was made with other settings than study {study.name!r} has now. Move it away, or rename the study.")
@@ -169,8 +195,6 @@ def made(study: Study, row: Row) -> dict[str, Any] | None:
 
 
 def _make(study: Study, row: Row) -> dict[str, Any]:
-    if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
-        raise T2Error(f"{row.label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
     logger.info("%s", row.label)
     adapter = None if row.run is None else _train(study, row)
     found = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
@@ -186,7 +210,7 @@ def _settings(study: Study, row: Row) -> dict[str, Any]:
     """Return everything that a row's numbers depend on, but for code and machine, as JSON values."""
     scored = {"lm": study.lm, "limit": study.limit, "batch_size": _batch_size(study)}
     if row.run is None or row.seed is None:
-        strategy = {**study.strategies[row.strategy], "shipped_experts": _shipped()} if row.strategy else {}
+        strategy = {**study.strategies[row.strategy], **_shipped(study.strategies[row.strategy])} if row.strategy else {}
         return {**scored, **{key: study.settings.get(key) for key in ("model", "dtype")}, **strategy}
     config = dataclasses.asdict(load_config(row.run, _overrides(study, row.seed)))
     return {**scored, **{key: value for key, value in config.items() if key not in ("output", "description")}}
@@ -196,10 +220,11 @@ def _batch_size(study: Study) -> int | str:
     return "auto" if study.lm == "t2-vllm" else study.batch_size
 
 
-def _shipped() -> dict[str, str]:
-    """Return the hashes of the experts that answer where none are named: new ones make rows of their own."""
+def _shipped(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hashes of the experts, and of the probe, that are used where none are named: new ones make rows of their own."""
     cards = {name: json.loads((path / "card.json").read_text(encoding="utf-8")) for name, path in shipped().items()}
-    return {name: card["files"]["adapter_model.safetensors"] for name, card in cards.items()}
+    probe = {"shipped_probe": load_probe(SHIPPED_PROBE).sha256} if options.get("model_args", {}).get("dispatch") == "probe" else {}
+    return {"shipped_experts": {name: card["files"]["adapter_model.safetensors"] for name, card in cards.items()}, **probe}
 
 
 def _overrides(study: Study, seed: int) -> list[str]:
@@ -218,15 +243,25 @@ def _train(study: Study, row: Row) -> Path:
 def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
     folder, merged = study.folder / "results" / row.label, study.folder / "merged" / row.label
     command = _command(study, row, _weights(study, row, adapter, merged), folder)
+    shutil.rmtree(folder, ignore_errors=True)  # what an evaluation that was never finished, or one of other settings, has left
     _call(study, row, "score", ["-m", "t2.harness.cli" if command[0] == "t2" else command[0], *command[1:]])
     shutil.rmtree(merged, ignore_errors=True)  # as large as the model
-    results = json.loads(max(folder.rglob("results_*.json")).read_text(encoding="utf-8"))
+    wrote = [*folder.rglob("results_*.json")], [*folder.rglob(f"samples_{row.task}_*.jsonl")]
+    if [len(files) for files in wrote] != [1, 1]:
+        raise T2Error(
+            f"{row.label}: lm-eval left no results in {folder}, for want of disk space perhaps. {_log(study, row, 'score')} tells."
+        )
+    results = json.loads(wrote[0][0].read_text(encoding="utf-8"))
     metric = _metric(results, row.task)
     keys = {key.partition(",")[0]: key for key in reversed(results["results"][row.task])}  # of a metric's filters the first
-    samples = max(folder.rglob(f"samples_{row.task}_*.jsonl")).read_text(encoding="utf-8").splitlines()
-    right = {s["doc_id"]: str(int(s[metric])) for s in map(json.loads, samples) if f"{metric},{s['filter']}" == keys[metric]}
-    documents = results["n-samples"][row.task]["original"]
-    total = min(study.limit, documents) if study.limit else documents
+    samples = [json.loads(line) for line in wrote[1][0].read_text(encoding="utf-8").split("\n") if line]  # replies may hold U+2028
+    right = {s["doc_id"]: str(int(s[metric])) for s in samples if f"{metric},{s['filter']}" == keys[metric]}
+    counts = results["n-samples"][row.task]
+    if len(right) != counts["effective"]:
+        raise T2Error(
+            f"{row.label}: {wrote[1][0]} has {len(right)} documents, where {counts['effective']} were scored. Run the study again."
+        )
+    total = min(study.limit, counts["original"]) if study.limit else counts["original"]
     score = results["results"][row.task]
     return {
         "run": row.run,
@@ -298,9 +333,13 @@ def _card(row: Row, adapter: Path | None) -> dict[str, Any]:
     return {key: card[key] for key in _FROM_CARD}
 
 
+def _log(study: Study, row: Row, what: str) -> Path:
+    return study.folder / "logs" / f"{row.label}-{what}.log"
+
+
 def _call(study: Study, row: Row, what: str, arguments: list[str]) -> None:
     """Run Python in a process of its own, which gives all its memory back, with a log of its own."""
-    log = study.folder / "logs" / f"{row.label}-{what}.log"
+    log = _log(study, row, what)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
         done = subprocess.run([sys.executable, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False)

@@ -1,6 +1,8 @@
 """``t2 train``: an adapter on a frozen model, by REINFORCE or by next-token prediction, resumable."""
 
 import dataclasses
+import errno
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -16,7 +19,9 @@ from .config import TrainConfig, load_configs
 from .ntp import train_by_next_token
 from .reinforce import StepStats, accumulate_gradient, advantages, recomputed_layers
 from .rollout import Rollouts
-from .run import Run
+from .run import Diverged, Run
+
+logger = logging.getLogger("t2.train")
 
 
 def main(config: str, overrides: Sequence[str] = ()) -> Path:
@@ -38,7 +43,7 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         T2Error: unknown task, unreachable data, a folder of another run.
-        TrainingStopped: the gradient is not finite, no reply is rewarded, or memory is out.
+        TrainingStopped: the gradient is not finite, no reply is rewarded, or memory or disk is full.
     """
     run = Run(config)
     try:
@@ -46,29 +51,52 @@ def train(config: TrainConfig) -> Path:
             train_by_next_token(run)
         else:
             Reinforce(run).train()
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(run, error) from error
-    except RuntimeError as error:  # what PyTorch raises for the memory of the CPU
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        raise out_of_memory(run, error) from error
+        path = export_expert(run)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(run, error) from error
+        if is_disk_full(error):
+            raise run.stopped(
+                f"{run.folder.path} cannot be written ({error}).", "Make room; the same command goes on from there."
+            ) from error
+        raise
     run.processes.wait()
-    return export_expert(run)
+    return path
 
 
 def sweep(runs: Mapping[str, TrainConfig]) -> Path:
     """Train every run of a sweep in ``<output>/<name>.sweep/<label>`` and return the adapter that validates best, the first among equals.
 
-    It is copied to ``<output>/<name>/expert/<name>``, with the validation of all runs on its card.
+    It is copied to ``<output>/<name>/expert/<name>``, with the validation of all runs on its card. A run that diverges is passed over.
 
     Raises:
         T2Error: as `train`.
+        Diverged: all runs do.
     """
     made: dict[str, Path] = {}
+    diverged: dict[str, Diverged] = {}
     for label, config in runs.items():
         folder = Path(config.output) / f"{config.name}.sweep" / label
-        made[label] = train(dataclasses.replace(config, output=str(folder)))
-    return export_best(made, next(iter(runs.values())))
+        try:
+            made[label] = train(dataclasses.replace(config, output=str(folder)))
+        except Diverged as error:
+            diverged[label] = error
+            logger.warning("%s is passed over: %s", label, error)
+    if not made:
+        raise next(iter(diverged.values()))
+    return export_best(made, next(iter(runs.values())), sorted(diverged))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether this is how PyTorch says that a GPU's memory is full, or the CPU's."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Return whether a file could not be written, as Python, safetensors or PyTorch say it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return isinstance(error, SafetensorError) or "PytorchStreamWriter failed" in str(error)
 
 
 def out_of_memory(run: Run, error: Exception) -> Exception:
@@ -76,7 +104,7 @@ def out_of_memory(run: Run, error: Exception) -> Exception:
     settings = f"tokens_per_pass (now {run.config.tokens_per_pass}) or generation_batch_size (now {run.config.generation_batch_size})"
     return run.stopped(
         f"Out of memory in step {run.step + 1} ({str(error)[:200]}).",
-        f"Lower {settings}, or set gradient_checkpointing=true; the results stay the same.",
+        f"Lower {settings}, or set gradient_checkpointing=true: the run goes on with the new value.",
     )
 
 
@@ -96,7 +124,7 @@ class Reinforce:
         """Run to the last step.
 
         Raises:
-            TrainingStopped: the gradient is not finite, or no reply has been rewarded for `stall_steps` steps.
+            Diverged: the gradient is not finite, or no reply has been rewarded for `stall_steps` steps.
         """
         run = self.run
         state = run.resume()
@@ -195,10 +223,10 @@ class Reinforce:
             return
         best, n = self.run.best, self.unrewarded * len(correct)
         why = f"None of the last {n} replies was right, while the best validation was {best['accuracy']:.1%} (step {best['step']}): "
-        if best["step"] == 0:
+        if (1 - best["accuracy"]) ** n > 0.01:  # the chance of that for a policy as good as the best
             why += "the base model is too weak for this task."
             cure = "Try an easier form or subset of the task, a larger model, more samples a step, or a lower temperature."
         else:
             why += "the policy has collapsed."
             cure = "Lower lr, or raise kl_coef."
-        raise self.run.stopped(why, cure)
+        raise self.run.stopped(why, cure, Diverged)

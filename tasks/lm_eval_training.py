@@ -11,25 +11,30 @@ class LmEvalTask:
 
     Args:
         name: of the task; not of a group.
+        manager: lm-eval's `TaskManager`, which knows it.
 
     Raises:
-        T2Error: it does not generate text, has no training split, or cannot be loaded.
+        T2Error: it does not generate text, has no training split or one that is scored too, or cannot be loaded.
     """
 
-    def __init__(self, name: str) -> None:
-        from lm_eval.tasks import TaskManager
-
+    def __init__(self, name: str, manager: Any) -> None:
         try:
-            loaded = TaskManager().load_task_or_group(name)
+            task = manager.load(name)["tasks"].get(name)
         except Exception as error:  # lm-eval's loaders raise whatever their libraries do
             raise T2Error(f"lm-eval's task {name!r} cannot be loaded for training ({type(error).__name__}: {error}).") from error
-        task = loaded.get(name)
-        if task is None or isinstance(task, Mapping):
+        if task is None:
             raise T2Error(f"{name!r} is a group of lm-eval's: name one of its tasks.")
         if task.OUTPUT_TYPE != "generate_until":
             raise T2Error(f"lm-eval's task {name!r} scores {task.OUTPUT_TYPE}, not generated text: there is no reply to reward.")
         if not task.has_training_docs():
             raise T2Error(f"lm-eval's task {name!r} has no training split, and t2 never trains on its test split.")
+        config = task.config
+        scored = config.test_split or config.validation_split  # as lm-eval's evaluator chooses
+        if config.training_split and config.training_split in (scored, "test"):
+            raise T2Error(
+                f"lm-eval's task {name!r} names its split {config.training_split!r} as training split, and scores it too: t2 never trains "
+                "on what is scored."
+            )
         self.name, self._task = name, task
         self.max_new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", 256))
 
@@ -42,8 +47,9 @@ class LmEvalTask:
         return str(self._task.doc_to_text(doc))
 
     def solution(self, doc: Mapping[str, Any]) -> str:
-        """Return the task's target text."""
-        return str(self._task.doc_to_target(doc))
+        """Return the task's target text, the first one where there are several."""
+        target = self._task.doc_to_target(doc)
+        return str(target[0] if isinstance(target, list) else target)
 
     def correct(self, docs: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> list[bool]:
         """True where the task's first metric is 1 for the reply, cut at its stop sequences and sent through its first filter.
@@ -53,7 +59,8 @@ class LmEvalTask:
         """
         from lm_eval.api.instance import Instance
 
-        stops = (self._task.config.generation_kwargs or {}).get("until") or []
+        until = (self._task.config.generation_kwargs or {}).get("until") or []
+        stops = [until] if isinstance(until, str) else until
         instances = []
         for index, (doc, reply) in enumerate(zip(docs, replies, strict=True)):
             for stop in stops:

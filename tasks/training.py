@@ -113,10 +113,10 @@ def train_task(name: str) -> TrainTask:
         return TASKS[name]
     from lm_eval.tasks import TaskManager
 
-    known = TaskManager().all_subtasks
-    if name not in known:
-        raise T2Error(f"Unknown training task {name!r}.{nearest(name, [*TASKS, *known])}")
-    task = LmEvalTask(name)
+    manager = TaskManager()
+    if name not in manager.all_tasks:
+        raise T2Error(f"Unknown training task {name!r}.{nearest(name, [*TASKS, *manager.all_subtasks])}")
+    task = LmEvalTask(name, manager)
     return TrainTask(f"lm-eval's {name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows)
 
 
@@ -139,6 +139,7 @@ def split_halves(task: TrainTask, seed: int) -> Split:
 
     Raises:
         FetchError: the train split cannot be had.
+        T2Error: it is too small to be cut.
     """
     if task.published:
         rows = task.published()
@@ -147,6 +148,8 @@ def split_halves(task: TrainTask, seed: int) -> Split:
         every = [dict(row) for row in (task.rows() if task.rows else load_rows(task.dataset, "train")) if task.keep(row)]
         random.Random(seed).shuffle(every)  # noqa: S311 - a reproducible split, not a secret
         half = len(every) // 2
+        if not half:
+            raise T2Error(f"{task.dataset} has {len(every)} documents to train on: at least two are needed, one of them for validation.")
         parts = {"train": every[:half], "validation": every[half:]}
     hashes = {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}
     return Split(parts["train"], parts["validation"], hashes)

@@ -61,17 +61,21 @@ def ours(tokenizer: Any) -> dict[str, float]:
     for module in model.modules():
         if hasattr(module, "svf_z"):
             module.basis()
-    start = time.perf_counter()
-    rollouts = generate(model, tokenizer, sorted(prompts(tokenizer), key=len), TOKENS, config.temperature, config.generation_batch_size)
+    began = time.perf_counter()
+    asked, size = sorted(prompts(tokenizer), key=len), config.generation_batch_size
+    starts = range(0, len(asked), size)
+    rollouts = [generate(model, tokenizer, asked[i : i + size], TOKENS, config.temperature) for i in starts]
     sampled = time.perf_counter()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with recomputed_layers(model, config.gradient_checkpointing):
-        accumulate_gradient(
-            model, model.disable_adapter, rollouts, rewards(), KL_COEF, config.temperature, config.tokens_per_pass, config.kl_form
-        )
+        for start, part in zip(starts, rollouts, strict=True):
+            accumulate_gradient(
+                model, model.disable_adapter, part, rewards()[start : start + size], KL_COEF, config.temperature, config.tokens_per_pass,
+                config.kl_form, len(asked),
+            )  # fmt: skip
     done = time.perf_counter()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    return {**figures(start, sampled, done, [rollouts]), "grad_norm": float(gradient.norm())}
+    return {**figures(began, sampled, done, rollouts), "grad_norm": float(gradient.norm())}
 
 
 class Rebuilt(nn.Module):

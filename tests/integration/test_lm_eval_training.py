@@ -31,10 +31,14 @@ def tasks(tmp_path, monkeypatch):
 
     add("t2_sums", training_split="train")
     add("t2_untrained")
+    add("t2_leaky", training_split="test")
+    add("t2_answers", training_split="train", doc_to_target="{{[a, 'or ' + a]}}", generation_kwargs={"until": "\n\n", "max_gen_toks": 7})
     add("t2_graded", training_split="train", metric_list=[{"metric": "bleu"}])
     choice = {"output_type": "multiple_choice", "doc_to_choice": ["0", "1"], "filter_list": None, "generation_kwargs": None}
     add("t2_choice", training_split="train", **choice, metric_list=[{"metric": "acc"}])
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", functools.partial(lm_eval.tasks.TaskManager, include_path=str(tmp_path)))
+    (tmp_path / "t2_group.yaml").write_text(json.dumps({"group": "t2_group", "task": ["t2_sums"]}))
+    few = functools.partial(lm_eval.tasks.TaskManager, include_path=str(tmp_path), include_defaults=False)  # the index of all takes seconds
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", few)
 
 
 def test_a_task_of_lm_eval_is_trained_on_as_it_is_scored(tasks):
@@ -47,11 +51,20 @@ def test_a_task_of_lm_eval_is_trained_on_as_it_is_scored(tasks):
     assert task.correct([doc] * 4, ["5", "it is 5\n6", "6\n5", "five"]) == [True, True, False, False]
 
 
+def test_of_several_answers_the_first_is_learned_and_one_stop_sequence_is_one(tasks):
+    task = train_task("t2_answers")
+    doc = {"q": "2 + 3", "a": "5"}
+    assert task.solution(doc) == "5"
+    assert task.correct([doc] * 2, ["\nit is 5\n\n6", "6\n5"]) == [True, False]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("t2_untrained", "has no training split, and t2 never trains on its test split"),
+        ("t2_leaky", "names its split 'test' as training split, and scores it too: t2 never trains on what is scored"),
         ("t2_choice", "scores multiple_choice, not generated text"),
+        ("t2_group", "'t2_group' is a group of lm-eval's: name one of its tasks"),
         ("t2_sumz", r"Did you mean 't2_sums'\?"),
     ],
 )

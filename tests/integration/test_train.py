@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from t2.adapters.experts import load_expert
 from t2.baselines import config as config_module
+from t2.baselines import run as run_module
 from t2.baselines.config import ConfigError, load_config
+from t2.baselines.train import Reinforce
 from t2.harness.errors import T2Error
 
 WORDS = ["<pad>", "<end>", "say", "even", "odd", *[str(i) for i in range(10)]]
@@ -89,6 +93,25 @@ NO_MEMORY = textwrap.dedent(
 )
 
 
+# put before it: after the third step of training no file can grow beyond 100 bytes, as on a full disk
+FULL_DISK = textwrap.dedent(
+    """
+    import resource, signal
+    from t2.baselines.run_folder import RunFolder
+
+    plain = RunFolder.log
+
+    def log(self, event):
+        plain(self, event)
+        if event["event"] == "train" and event["step"] == 3:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+    RunFolder.log = log
+    """
+)
+
+
 TWO_PROCESSES = (
     "-m",
     "accelerate.commands.launch",
@@ -106,11 +129,11 @@ def tiny(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
-def save_tiny(folder, **sizes):
+def save_tiny(folder, seed=0, **sizes):
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>").save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
         vocab_size=len(WORDS), eos_token_id=1, pad_token_id=0, **sizes,
@@ -170,7 +193,7 @@ def test_learns_and_resumes_to_the_same_numbers_after_kill_and_nan(run, tiny, tm
     poisoned = run("broken-gradient", prelude=POISON)
     output, _ = poisoned.communicate(timeout=200)
     assert poisoned.returncode != 0
-    assert "TrainingStopped: The gradient of step 9 is not finite." in output and "Lower lr" in output
+    assert "Diverged: The gradient of step 9 is not finite." in output and "Lower lr" in output
     kept = tmp_path / "broken-gradient/parity"
     state = torch.load(kept / "state.pt", weights_only=True)
     assert state["step"] == 8 and all(z.isfinite().all() for z in state["weights"].values())
@@ -265,7 +288,17 @@ def test_a_sweep_ships_what_validates_best(run, tmp_path):
     assert set(card["sweep"]["validation"]) == {"lr=1e-06", "lr=0.05"}
     assert card["sweep"]["chosen"] == "lr=0.05" and card["settings"]["lr"] == 0.05
     assert card["validation"]["after"] == max(card["sweep"]["validation"].values())
+    assert card["sweep"]["diverged"] == []
     load_expert(tmp_path / "sweep/parity/expert/parity")
+
+
+@pytest.mark.timeout(240)
+def test_a_sweep_passes_over_what_diverges_on_two_processes_too(run, tmp_path):
+    sweep = ("steps=10", "eval_every=5", "lr=[4.0e-2, 5.0e-2]")
+    finish(run("sweep", *sweep, prelude=POISON, launch=TWO_PROCESSES))
+    card = json.loads((tmp_path / "sweep/parity/expert/parity/card.json").read_text())
+    assert card["sweep"]["diverged"] == ["lr=0.04"] and [*card["sweep"]["validation"]] == ["lr=0.05"]
+    assert card["processes"] == 2
 
 
 @pytest.mark.timeout(240)
@@ -279,17 +312,93 @@ def test_a_model_that_is_never_right_is_told_apart_from_a_collapsed_one(run, tmp
     assert (tmp_path / "later/parity/best/adapter_config.json").is_file()
 
 
+@pytest.mark.parametrize(("accuracy", "why"), [(0.0, "too weak"), (0.05, "too weak"), (0.1, "has collapsed"), (0.6, "has collapsed")])
+def test_a_base_that_was_right_before_is_not_called_weak(accuracy, why):
+    stopped = Reinforce.__new__(Reinforce)
+    stopped.config = SimpleNamespace(stall_steps=2)
+    stopped.run = SimpleNamespace(best={"step": 0, "accuracy": accuracy}, stopped=lambda why, cure, kind: kind(why + cure))
+    stopped.unrewarded = 1
+    with pytest.raises(T2Error, match=f"None of the last 64 replies .* {why}"):
+        stopped._watch(torch.zeros(32))
+
+
 @pytest.mark.timeout(240)
 def test_patience_ends_a_run_early(run, tmp_path):
     finish(run("whole", "lr=1e-9", "eval_every=2", "patience=2"))
     assert [e["step"] for e in numbers(tmp_path / "whole") if e["event"] == "validation"] == [0, 2, 4]
 
 
-def test_memory_that_runs_out_names_the_settings(run, tmp_path):
-    process = run("whole", prelude=NO_MEMORY)
+@pytest.mark.timeout(240)
+def test_memory_that_runs_out_names_the_settings_and_the_run_goes_on_with_less(run, tmp_path):
+    process = run("whole", "steps=2", prelude=NO_MEMORY)
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "Out of memory in step 1" in output and "Lower tokens_per_pass (now 2048)" in output
+    finish(run("whole", "steps=2", "tokens_per_pass=64", "generation_batch_size=8"))
+    assert [e["step"] for e in numbers(tmp_path / "whole") if e["event"] == "train"] == [1, 2]
+    card = json.loads((tmp_path / "whole/parity/expert/parity/card.json").read_text())
+    assert card["settings"]["tokens_per_pass"] == 64
+    assert "tokens_per_pass: 64" in (tmp_path / "whole/parity/config.yaml").read_text()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("objective", ["reinforce", "ntp"])
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(run, tmp_path, objective):
+    settings = ("steps=6", "eval_every=2", f"objective={objective}")
+    finish(run("whole", *settings))
+    full = run("full", *settings, prelude=FULL_DISK)
+    output, _ = full.communicate(timeout=200)
+    assert full.returncode != 0
+    assert "TrainingStopped: " in output and "full/parity cannot be written" in output and "Make room; the same command" in output
+    finish(run("full", *settings))
+    assert numbers(tmp_path / "full") == numbers(tmp_path / "whole")
+    whole, mended = weights(tmp_path / "whole"), weights(tmp_path / "full")
+    assert all(torch.equal(whole[k], mended[k]) for k in whole)
+
+
+@pytest.mark.timeout(240)
+def test_the_base_model_must_stay_the_same_and_its_generation_settings_do_not_matter(run, tiny, tmp_path):
+    other = tmp_path / "model"
+    shutil.copytree(tiny, other)
+    (other / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 1, "repetition_penalty": 9.0, "top_k": 1, "temperature": 0.1})
+    )
+    for output, model in (("plain", tiny), ("own", other)):
+        finish(run(output, "steps=2", f"model={model}"))
+    assert numbers(tmp_path / "own") == numbers(tmp_path / "plain")
+    save_tiny(other, seed=1)
+    refused = run("own", "steps=2", f"model={other}")
+    output, _ = refused.communicate(timeout=200)
+    assert refused.returncode != 0 and "holds a run on another base model (fingerprint " in output
+
+
+@pytest.mark.timeout(240)
+def test_a_folder_in_use_is_refused_and_a_wrong_model_leaves_none_behind(run, tmp_path):
+    from t2.baselines.run_folder import hold
+
+    with hold(tmp_path / "whole/parity"):
+        second = run("whole", "steps=1")
+        output, _ = second.communicate(timeout=200)
+        assert second.returncode != 0 and "whole/parity is in use by another t2" in output
+    wrong = run("whole", "steps=1", f"model={tmp_path / 'nothing'}")
+    output, _ = wrong.communicate(timeout=200)
+    assert wrong.returncode != 0 and f"T2Error: model={tmp_path / 'nothing'} cannot be loaded" in output
+    finish(run("whole", "steps=1"))
+
+
+def test_the_commit_is_t2_s_own(tmp_path, monkeypatch):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for folder in ("baselines", "lib/baselines"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(run_module, "__file__", str(tmp_path / "baselines/run.py"))
+    assert run_module._git_commit() == commit
+    monkeypatch.setattr(run_module, "__file__", str(tmp_path / "lib/baselines/run.py"))  # t2 installed inside another project
+    assert run_module._git_commit() is None
+    monkeypatch.setenv("PATH", "")
+    assert run_module._git_commit() is None
 
 
 # --- configuration
@@ -302,12 +411,13 @@ def write(tmp_path, text):
 
 
 def test_all_configuration_errors_at_once(tmp_path):
-    path = write(tmp_path, "name: x\ntask: gsm8k\nstepz: 3\nlr: fast\nbaseline: mean\nsteps: 0\nkl_coef: -1\nseed: 1.5\n")
+    path = write(tmp_path, "name: ../x\ntask: gsm8k\nstepz: 3\nlr: fast\nbaseline: mean\nsteps: 0\nkl_coef: -1\nseed: 1.5\n")
     with pytest.raises(ConfigError) as error:
         load_config(path, ["eval_every=0", "noequals"])
     for part in (
         "'stepz'. Did you mean 'steps'?",
         "lr must be float; got 'fast'",
+        "the first a letter or digit; got '../x'",
         "baseline must be one of none, batch",
         "steps must be positive",
         "kl_coef must not be negative",
@@ -351,8 +461,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     from t2.baselines.run_folder import RunFolder
 
     origin = {"versions": {"t2": "1"}, "data_sha256": {"train": "a"}}
-    RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, origin)
-    RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, origin)
+    RunFolder(tmp_path, {"lr": 1.0, "steps": 3}, origin)  # not begun, so nothing is there yet
+    RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, origin).begin()
+    RunFolder(tmp_path, {"lr": 1.0, "steps": 2}, origin).begin()
     with pytest.raises(T2Error, match=r"lr: 1\.0 there, 2\.0 asked"):
         RunFolder(tmp_path, {"lr": 2.0, "steps": 2}, origin)
     with pytest.raises(T2Error, match="a run on other data"):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from t2.adapters.dispatch import MAX_QUESTION, Dispatcher, told_apart
 from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
@@ -189,6 +190,16 @@ def test_replies_do_not_depend_on_sharing_or_batching(model):
         for share, size in ((True, 3), (False, 1))
     ]
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
+
+
+def test_replies_are_greedy_whatever_the_model_s_own_generation_settings(model, monkeypatch):
+    def replies():
+        return [d.reply for d in Dispatcher(model, tiny.tokenizer(), EXPERTS, "generate", max_length=4096).decide(QUESTIONS[:4])]
+
+    plain, own = replies(), GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, do_sample=True)
+    monkeypatch.setattr(model, "generation_config", own)
+    assert replies() == plain
+    assert model.generation_config is own
 
 
 def test_unreadable_replies_count_as_others(model):

@@ -1,6 +1,7 @@
 """`t2 study`: what it asks for, in which order, and that it goes on where it was stopped."""
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from t2.adapters.experts import load_expert, shipped
 from t2.baselines import study as study_module
+from t2.baselines.run_folder import hold
 from t2.baselines.study import load_study, rows, run_study
 from t2.harness.cli import main
 from t2.harness.errors import T2Error
@@ -62,6 +64,16 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         assert part in str(caught.value)
     with pytest.raises(T2Error, match="lm is 'vllm'; it can be t2 or t2-vllm"):
         load_study(write(tmp_path, "name: x\nruns: {reasoning: arc_easy_text}\nlm: vllm\n"))
+    with pytest.raises(T2Error) as caught:
+        load_study(write(tmp_path, "name: x\nruns: {reasoning: arc_easy_text}\nseeds: 0\nlimit: 0\nsettings: null\n"))
+    for part in (
+        "seeds must be a list of whole numbers; got 0",
+        "limit must be a positive whole number; got 0",
+        "settings must be a mapping",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(T2Error, match="is not YAML"):
+        load_study(write(tmp_path, "name: [\n"))
     with pytest.raises(T2Error, match="another label"):
         load_study(write(tmp_path, "name: x\nstrategies: {base: {strategy: base}}\ntasks: [arc_easy_text]\n"))
 
@@ -108,6 +120,18 @@ def test_a_row_of_other_settings_is_neither_taken_nor_overwritten(tmp_path, monk
     assert json.loads((tmp_path / "x" / "rows" / "base-arc_easy_text.json").read_text())["score"] == 0.1
 
 
+def test_what_is_no_row_and_a_study_that_is_being_made_are_refused(tmp_path):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
+    with hold(study.folder), pytest.raises(T2Error, match=r"/x is in use by another t2"):
+        run_study(study)
+    file = tmp_path / "x" / "rows" / "base-arc_easy_text.json"
+    file.parent.mkdir()
+    for content in ('{"score": 0.', '{"score": 0.1}', "[]"):
+        file.write_text(content)
+        with pytest.raises(T2Error, match=r"base-arc_easy_text\.json is not a row of a study .* Delete it, and it is made again"):
+            run_study(study)
+
+
 def test_the_tables_so_far_are_shown_without_making_anything(tmp_path, monkeypatch, capsys):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
     base = next(rows(study))
@@ -152,6 +176,7 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
     def call(study, row, what, arguments):
         asked.append(arguments)
         folder = Path(arguments[arguments.index("--output_path") + 1]) / "model"
+        assert not folder.parent.exists()  # what another evaluation has left is never taken
         folder.mkdir(parents=True)
         results = {
             "results": {"arc_easy_text": {"exact_match,none": 0.5, "exact_match_stderr,none": 0.2, "extracted,none": 0.75}},
@@ -162,11 +187,13 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
         }
         (folder / "results_2026.json").write_text(json.dumps(results))
         samples = [{"doc_id": 2, "exact_match": 1.0, "filter": "none"}, {"doc_id": 0, "exact_match": 0.0, "filter": "none"}]
-        samples += [{"doc_id": 0, "exact_match": 1.0, "filter": "another"}]
-        (folder / "samples_arc_easy_text_2026.jsonl").write_text("\n".join(map(json.dumps, samples)))
+        samples += [{"doc_id": 0, "exact_match": 1.0, "filter": "another", "resps": "one\u2028reply"}]
+        text = "\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples)
+        (folder / "samples_arc_easy_text_2026.jsonl").write_text(text, encoding="utf-8")
 
     monkeypatch.setattr(study_module, "_call", call)
     base, trained = list(rows(study))[:2]
+    (study.folder / "results" / base.label / "of_another_model").mkdir(parents=True)
     found = study_module._score(study, base, None)
     assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "0-1")
     assert found["passes"] == {"pass1": {"seconds": 1.5}} and found["command"][0] == "lm_eval"
@@ -179,6 +206,29 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
         monkeypatch.setattr(study_module.Row, "label", property(lambda self, name=method: name))
         study_module._score(study, trained, adapter)
         assert asked[-1][asked[-1].index("--model_args") + 1] == arguments.format(adapter)
+
+
+def test_an_evaluation_that_left_less_than_it_scored_makes_no_row(tmp_path, monkeypatch):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
+    base = next(rows(study))
+    monkeypatch.setattr(study_module, "_call", lambda *_: None)
+    with pytest.raises(T2Error, match=r"lm-eval left no results in .*base-arc_easy_text-score\.log tells"):
+        study_module._score(study, base, None)
+
+    def call(*_):
+        folder = study.folder / "results" / base.label / "model"
+        folder.mkdir(parents=True)
+        results = {
+            "results": {"arc_easy_text": {"exact_match,none": 0.5}},
+            "configs": {"arc_easy_text": {"metric_list": [{"metric": "exact_match"}]}},
+            "n-samples": {"arc_easy_text": {"original": 3, "effective": 3}},
+        }
+        (folder / "results_2026.json").write_text(json.dumps(results))
+        (folder / "samples_arc_easy_text_2026.jsonl").write_text('{"doc_id": 0, "exact_match": 1.0, "filter": "none"}\n')
+
+    monkeypatch.setattr(study_module, "_call", call)
+    with pytest.raises(T2Error, match="has 1 documents, where 3 were scored"):
+        study_module._score(study, base, None)
 
 
 def test_vllm_scores_the_base_svf_as_it_is_and_other_adapters_merged(tmp_path, monkeypatch):
@@ -239,6 +289,8 @@ def test_strategies_are_scored_by_t2_eval(tmp_path):
         "--model_args", "dispatch=probe,pretrained=org/model,dtype=float32", "--tasks", "humaneval", "--apply_chat_template",
         "--log_samples", "--strategy", "prompt", "--batch_size", "32", "--output_path", "out", "--limit", "5",
     ]  # fmt: skip
+    weights = (shipped()["math"].parent / "probe" / "probe.safetensors").read_bytes()
+    assert study_module._settings(study, probe)["shipped_probe"] == hashlib.sha256(weights).hexdigest()
     assert "--shots" in study_module._command(study, few, {}, Path("out"))
     assert study.strategies["probe"]["model_args"] == {"dispatch": "probe"}  # the settings of a row are those of the file
 
