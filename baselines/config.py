@@ -20,7 +20,7 @@ class ConfigError(T2Error):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one run; defaults are the paper's (PAPER.md, "Settings") unless said otherwise.
+    """Settings of one run; defaults are the paper's (sections 3 and 4.1, appendix A) unless said otherwise.
 
     Attributes:
         name: of the expert; also the folder of the run under `output`.

@@ -12,7 +12,7 @@ _OF_EACH = 374  # MBPP's train split, the smallest: no document comes twice, in 
 def _rows() -> list[dict[str, Any]]:
     """Return as many train-split prompts of each expert, labelled, in the forms in which lm-eval's tasks ask.
 
-    The paper's reference code uses test prompts here (PAPER.md, trap 4).
+    The paper's reference code trains on test prompts here, and is judged on them.
 
     Raises:
         FetchError: a train split cannot be had.

@@ -92,16 +92,13 @@ def train_probe(model_name: str | None, output: Path, extra: Mapping[str, Path],
 
 
 def _load(name: str | None) -> tuple[Any, Any, str]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from ..harness.fetch import default_model
+    from ..harness.plain_model import load_model
 
     source = name or str(default_model())
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-    except (OSError, ValueError) as error:
-        raise T2Error(f"The model {source} cannot be loaded: {error}") from error
+    model, tokenizer = load_model(source, "the model"), AutoTokenizer.from_pretrained(source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), tokenizer, name or "SmolLM2-135M-Instruct (t2's default model, Q4_1 weights made dense)"
 

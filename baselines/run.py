@@ -17,13 +17,14 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..adapters.output_head import read_contiguous_rows
 from ..adapters.svf import SvfConfig, SvfLayer, fingerprint, model_fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
+from ..harness.plain_model import load_model
 from ..tasks.training import Split, TrainTask, split_halves, train_task
 from .config import TrainConfig
 from .dispatch_task import DISPATCH
@@ -253,11 +254,8 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
 
     Of the model's own generation settings only the ends of a reply stay: with a repetition penalty, say, replies are not the policy's.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
-        base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
-        raise T2Error(f"model={source} cannot be loaded ({str(error).splitlines()[0]}). Give a Hugging Face name or a folder.") from error
+    base = load_model(source, "model", getattr(torch, dtype))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)

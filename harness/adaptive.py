@@ -31,7 +31,7 @@ OWN = ("pretrained", "strategy", "experts", "mixture", "classifier", "probe",
 class Adaptive(TwoPass):
     """Two-pass adaptation with experts, over the lm-eval model class that follows in the bases.
 
-    A class that mixes it in sets `host` and `own`, and provides the methods below that raise `NotImplementedError`.
+    A class that mixes it in sets `host`, `passed_on` and `other_weights`, and provides the methods below that raise `NotImplementedError`.
 
     Args:
         pretrained: as for the host; None for the default model, fetched if need be.

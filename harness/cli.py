@@ -69,21 +69,16 @@ def _experts(argv: Sequence[str]) -> int:
 
 def _spectrum(model: str | None, output: Path) -> int:
     from tqdm import tqdm
-    from transformers import AutoModelForCausalLM
 
     from ..adapters.spectrum import explained_variance, layer_matrices, singular_values
     from ..reports.plots.canvas import check_target, save
     from ..reports.plots.spectrum import draw
     from .fetch import default_model
+    from .plain_model import load_model
 
     check_target(output)  # before minutes of computing
     source = model or str(default_model())
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise T2Error(f"--model {source}: cannot be loaded ({why}). Give a model's folder or its name on the hub.") from error
-    matrices = list(layer_matrices(loaded))
+    matrices = list(layer_matrices(load_model(source, "--model")))
     if not matrices:
         raise T2Error(f"--model {source}: it has no linear modules in numbered layers, so no expert can act on it.")
     spectra: dict[str, dict[int, Any]] = {}
@@ -102,11 +97,11 @@ def _spectrum(model: str | None, output: Path) -> int:
 def _transfer(args: argparse.Namespace) -> int:
     from ..adapters.experts import load_expert
     from ..adapters.transfer import transfer
+    from .plain_model import load_model
     from .strategy import parse_experts
-    from .transfer import load_target
 
     experts = [load_expert(path) for path in (parse_experts(args.source) or {}).values()]
-    model = load_target(args.to)
+    model = load_model(args.to, "--to")
     for expert in experts:
         made = transfer(expert, model, args.to, args.output, args.shuffle)
         told = f", {len(made.dropped)} dropped" if made.dropped else ""
@@ -300,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `t2`; return the exit status: the command's, 2 for an error of the user's making, 130 for Ctrl-C.
 
-    ``T2_DEBUG=1`` lets the traceback of such errors through.
+    ``T2_TRACEBACK=1`` lets the traceback of such errors through.
     """
     log = logging.getLogger("t2")
     if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
@@ -322,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if os.environ.get("T2_DEBUG") == "1" or not _of_the_user(error):
+        if os.environ.get("T2_TRACEBACK", "") not in ("", "0") or not _of_the_user(error):
             raise
         print(f"t2: {error}", file=sys.stderr)
         return 2

@@ -67,7 +67,13 @@ class Options:
     paper: str | None = None
 
 
-def report(paths: Sequence[str | Path], base: str | None = None, names: Sequence[str] = (), metrics: Sequence[str] = ()) -> str:
+def report(
+    paths: Sequence[str | Path],
+    base: str | None = None,
+    names: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    paper: str | None = None,
+) -> str:
     """Return the Markdown report of result files and folders, without plots; the same files give the same text.
 
     Args:
@@ -75,11 +81,12 @@ def report(paths: Sequence[str | Path], base: str | None = None, names: Sequence
         base: as in `Options`, like the others.
         names: see there.
         metrics: see there.
+        paper: see there.
 
     Raises:
         ReportError: a file cannot be used, or an option names what is not there.
     """
-    return markdown.render(compose(collect(paths, Options(base, names, metrics))))
+    return markdown.render(compose(collect(paths, Options(base, names, metrics, paper))))
 
 
 def collect(paths: Sequence[str | Path], options: Options) -> Content:

@@ -10,7 +10,7 @@ from .paired import Logged
 Confusion = dict[str, Counter[str]]
 """True domain -> how many documents went into which category."""
 
-# By the beginnings of tasks' names, where a task does not say it itself (`metadata: {domain: …}`).
+# By the beginnings of tasks' names, where a task does not say it itself (`metadata: {t2_domain: …}`).
 _DOMAINS = {"math": ("math", "gsm8k", "minerva_math", "hendrycks_math"), "code": ("humaneval", "mbpp"), "reasoning": ("arc_",)}
 
 

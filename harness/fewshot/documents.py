@@ -2,12 +2,17 @@
 
 import copy
 import json
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ...tasks.data import subject_rows
 from ..errors import T2Error
+from ..fetch import FetchError
+
+log = logging.getLogger(__name__)
 
 Source = Literal["train", "validation", "evaluated"]
 SOURCES: tuple[Source, ...] = ("train", "validation", "evaluated")
@@ -85,8 +90,11 @@ def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
     evaluated = config.test_split if task.has_test_docs() else config.validation_split
     if task.has_training_docs() and config.training_split != evaluated:
         found["train"] = task.training_docs()
-    elif (split := _placeholder(task)) is not None:
-        found[split] = task.sampler.fewshot_docs()
+    elif (placeholder := _placeholder(task)) is not None:
+        try:
+            found[placeholder["split"]] = subject_rows(placeholder["dataset"], placeholder["split"], placeholder.get("subject"))
+        except FetchError as error:
+            log.warning("%s: no documents from its %s split. %s", task.config.task, placeholder["split"], error)
     if "validation" not in found and task.has_validation_docs() and config.validation_split != evaluated:
         found["validation"] = task.validation_docs()
     fewshot = task.fewshot_cfg.split
@@ -96,12 +104,12 @@ def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
     return found
 
 
-def _placeholder(task: Any) -> Source | None:
-    """Return the split of t2's own tasks' few-shot examples, which their sampler loads on demand (`t2.tasks.fewshot`)."""
+def _placeholder(task: Any) -> dict[str, Any] | None:
+    """Return where the few-shot examples of t2's own tasks are, which their sampler loads on demand (`t2.tasks.fewshot`)."""
     samples = getattr(task.fewshot_cfg, "samples", None)
     first = samples[0] if isinstance(samples, list) and samples else None
-    split = first.get("split") if isinstance(first, Mapping) and "dataset" in first else None
-    return split if split in ("train", "validation") else None
+    known = isinstance(first, Mapping) and "dataset" in first and first.get("split") in ("train", "validation")
+    return dict(first) if known else None
 
 
 def draw(tasks: Mapping[str, Any], count: int, seed: int, source: Source | None = None) -> list[Document]:

@@ -151,9 +151,7 @@ def _settings(run: Run, result: TaskResult) -> dict[str, str]:
         found |= {f"expert {name}": sha for name, sha in sorted(run.t2.experts.items())}
         found |= {"calibrate": "" if run.t2.calibrate is None else str(run.t2.calibrate)}
     found |= {"few-shot": result.n_shot or "", "task version": result.version or "", "prompts": (result.task_hash or "")[:16]}
-    found |= {
-        f"task's {name}": hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] for name, text in result.definition.items()
-    }
+    found |= {f"task's {name}": _digest(text) for name, text in result.definition.items()}
     return {name: value for name, value in found.items() if value}
 
 

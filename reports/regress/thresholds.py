@@ -13,8 +13,6 @@ import yaml
 from ..errors import ReportError
 from ..metrics import nearest
 
-ANY = "*"
-
 
 @dataclass(frozen=True)
 class TaskRule:

@@ -180,7 +180,7 @@ def test_candidates_a_second(world) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_evaluations_needed_by_each_optimiser(world) -> None:
-    pytest.importorskip("cmaes", reason="needs cmaes: pip install 't2[cma]'")
+    pytest.importorskip("cmaes", reason="needs cmaes: pip install cmaes")
     lm, prepared = world
     judge = Judge(lm, prepared)
     space = AlphaSpace(tuple(lm.bank.answering), resolution=1 / STEPS)

@@ -59,7 +59,7 @@ def hostile(tmp_path, monkeypatch):
         for name in ("lm_eval_version", "transformers_version", "pretty_env_info", "git_hash", "chat_template_sha", "system_instruction"):
             data[name] = f"PyTorch version: {everywhere}" if name == "pretty_env_info" else everywhere
         data["config"] |= {"gen_kwargs": {text: text}, "device": text, "limit": None, "model_dtype": text}
-        data["configs"]["arc"] |= {"metadata": {"domain": text}, "doc_to_text": text}
+        data["configs"]["arc"] |= {"metadata": {"t2_domain": text}, "doc_to_text": text}
         data["versions"]["arc"] = text
         path = write(f"runs/{i}/results_1.json", data)
         facts = {"mixture": text, "category": text}

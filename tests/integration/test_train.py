@@ -382,7 +382,7 @@ def test_a_folder_in_use_is_refused_and_a_wrong_model_leaves_none_behind(run, tm
         assert second.returncode != 0 and "whole/parity is in use by another t2" in output
     wrong = run("whole", "steps=1", f"model={tmp_path / 'nothing'}")
     output, _ = wrong.communicate(timeout=200)
-    assert wrong.returncode != 0 and f"T2Error: model={tmp_path / 'nothing'} cannot be loaded" in output
+    assert wrong.returncode != 0 and f"T2Error: model {tmp_path / 'nothing'}: this model cannot be loaded" in output
     finish(run("whole", "steps=1"))
 
 

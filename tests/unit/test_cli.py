@@ -66,12 +66,12 @@ def replace(monkeypatch, error):
 def test_user_errors_are_messages_and_debug_shows_the_traceback(monkeypatch, capsys):
     from t2.adapters.errors import AdapterError
 
-    monkeypatch.delenv("T2_DEBUG", raising=False)
+    monkeypatch.delenv("T2_TRACEBACK", raising=False)
     for error in (T2Error("what\nand why"), AdapterError("no such expert"), OSError(28, "No space left on device")):
         replace(monkeypatch, error)
         assert cli.main(["doctor"]) == 2
         assert capsys.readouterr().err == f"t2: {error}\n"
-    monkeypatch.setenv("T2_DEBUG", "1")
+    monkeypatch.setenv("T2_TRACEBACK", "1")
     replace(monkeypatch, T2Error("what"))
     with pytest.raises(T2Error):
         cli.main(["doctor"])

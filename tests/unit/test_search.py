@@ -30,7 +30,7 @@ def search(optimiser="cem", seed=0, base=2, generations=100, memo=None, evaluate
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_right_alpha_is_found_and_the_search_converges(optimiser, normalised, seed):
     if optimiser == "cma":
-        pytest.importorskip("cmaes", reason="needs cmaes: pip install 't2[cma]'")
+        pytest.importorskip("cmaes", reason="needs cmaes: pip install cmaes")
     found = search(optimiser, seed, normalised=normalised).run()
     assert found.outcome.right == 10 and found.reason == "converged" and len(found.trace) < 100
     assert np.abs(np.array(found.best) / 100 - BEST).max() <= 0.03
@@ -84,7 +84,7 @@ def test_every_distinct_candidate_is_evaluated_once():
 @pytest.mark.parametrize("optimiser", ["cem", "cma", "random"])
 def test_an_interrupted_search_resumes_to_the_same_end(optimiser):
     if optimiser == "cma":
-        pytest.importorskip("cmaes", reason="needs cmaes: pip install 't2[cma]'")
+        pytest.importorskip("cmaes", reason="needs cmaes: pip install cmaes")
     whole = search(optimiser, generations=12).run()
     memo, left = {}, 77
 

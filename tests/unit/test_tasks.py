@@ -17,8 +17,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 import t2.tasks
 from t2.harness.errors import T2Error
 from t2.harness.fetch import FetchError
+from t2.harness.fewshot.documents import draw, pools
 from t2.tasks.arc.scoring import process_results as score_arc_text
-from t2.tasks.data import dataset_dict, load
+from t2.tasks.data import dataset_dict, load, subject_rows
 from t2.tasks.gsm8k.worked import WORKED
 from t2.tasks.math.scoring import process_results as score_math
 from t2.tasks.training import TASKS as TRAINING
@@ -261,6 +262,18 @@ def test_other_tasks_need_their_train_split_for_shots_only(name: str, file: str,
     assert task.fewshot_context(doc, 0)
     with pytest.raises(T2Error, match=r"T2_DATA_DIR.*--num_fewshot 0"):
         task.fewshot_context(doc, 2)
+
+
+@pytest.mark.parametrize(("name", "file"), [("gsm8k", "gsm8k/train.jsonl"), ("math_geometry", "math/train.jsonl")])
+def test_a_search_without_a_train_split_draws_from_what_is_scored(name: str, file: str, data_dir: Path, caplog) -> None:
+    task = ours(name)
+    rows = subject_rows(name.partition("_")[0], "train", "Geometry" if name == "math_geometry" else None)
+    assert list(pools(task)["train"]) == rows and draw({name: task}, 1, 0)[0].source == "train"
+    (data_dir / file).unlink()
+    task = ours(name)
+    assert set(pools(task)) == {"evaluated"}  # never the worked examples that stand in the prompt
+    assert draw({name: task}, 1, 0)[0].source == "evaluated"
+    assert f"{name}: no documents from its train split" in caplog.text
 
 
 def test_missing_test_split_lists_what_was_tried(data_dir: Path) -> None:
