@@ -108,8 +108,9 @@ def _placeholder(task: Any) -> dict[str, Any] | None:
     """Return where the few-shot examples of t2's own tasks are, which their sampler loads on demand (`t2.tasks.fewshot`)."""
     samples = getattr(task.fewshot_cfg, "samples", None)
     first = samples[0] if isinstance(samples, list) and samples else None
-    known = isinstance(first, Mapping) and "dataset" in first and first.get("split") in ("train", "validation")
-    return dict(first) if known else None
+    if isinstance(first, Mapping) and "dataset" in first and first.get("split") in ("train", "validation"):
+        return dict(first)
+    return None
 
 
 def draw(tasks: Mapping[str, Any], count: int, seed: int, source: Source | None = None) -> list[Document]:
