@@ -86,5 +86,8 @@ def parse_reply(reply: str, options: Sequence[str]) -> str | None:
             end = i
             break
     inside = _MARKUP.sub(r"\1", reply[start:end]).lower()
-    named = [o for o in options if re.search(rf"(?<![a-z0-9_]){re.escape(o.lower())}(?![a-z0-9_])", inside)]
+    named = []
+    for option in sorted(options, key=len, reverse=True):  # a name that holds another, as math-v2 holds math, is read first
+        inside, found = re.subn(rf"(?<![a-z0-9_]){re.escape(option.lower())}(?![a-z0-9_])", " ", inside)
+        named += [option] * bool(found)
     return named[0] if len(named) == 1 else None

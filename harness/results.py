@@ -72,7 +72,7 @@ def _mark_contaminated(model: Any, facts: Any, asked: Mapping[str, Any]) -> None
     facts["contaminated"] = contaminated(mixture, tasks, asked.get("limit"), asked.get("samples"))
     for task, ids in facts["contaminated"].items():
         log.warning("%s: α was chosen on %d of the evaluated documents: marked contaminated. `t2 eval` leaves them out.", task, len(ids))
-    known = {mixture.data["task"], *(document.get("task") for document in mixture.data["documents"])}
+    known = {mixture.data["task"], *mixture.data.get("evaluated_documents", {})}  # the group, and its tasks
     if others := sorted(set(tasks) - known):
         log.warning("The mixture was found on task %s; here it answers %s.", mixture.data["task"], ", ".join(others))
 

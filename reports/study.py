@@ -95,7 +95,7 @@ def _line(row: Mapping[str, Any], base: Mapping[str, Any], p: float | None, figu
     if search:
         numbers = sum(len(alpha) if isinstance(alpha, list) else 1 for alpha in search["alpha"].values())
         line |= {
-            "Parameters": f"{numbers:,}" if numbers else "none (no signal)",
+            "Parameters": f"{numbers:,}" if numbers else "none (base kept)",
             "Samples": f"{search['configuration']['shots']:,}",
             "Seconds": f"{search['cost']['seconds']:.0f}",
         }

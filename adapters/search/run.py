@@ -61,8 +61,9 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        best: the candidate with the best outcome, of equal ones the first; None without a signal.
-        outcome: of `best`.
+        best: the candidate with the best outcome, of equal ones the first; None where the base is kept: it gets more right, or there is
+            no signal.
+        outcome: of `best`, or of the base.
         signal: False if the base weights and every candidate got the same number of answers right: the documents say nothing about α.
         reason: why the search ended: ``budget``, ``converged`` or ``no signal``.
         evaluated: distinct candidates evaluated.
@@ -124,6 +125,8 @@ class Search:
                 break
         if self._flat(seen):
             found.best, found.outcome, found.signal, found.reason = None, self.base, False, "no signal"
+        elif found.outcome.right < self.base.right:
+            found.best, found.outcome = None, self.base
         return found
 
     def _outcomes(self, candidates: list[Candidate]) -> dict[Candidate, Outcome]:

@@ -120,8 +120,9 @@ def adapt(options: AdaptOptions) -> Path:
     tasks = load_tasks(options.task, options.include_path, options.num_fewshot, options.gen_kwargs)
     documents = draw(tasks, options.shots + options.select, options.seed, options.source)
     lm = _model(options)
-    found = _Adaptation(options, settings, tasks, documents, lm).run()
-    write_json(options.output, found)
+    adaptation = _Adaptation(options, settings, tasks, documents, lm)
+    write_json(options.output, adaptation.run())
+    adaptation.journal.remove()
     return options.output
 
 
@@ -161,8 +162,9 @@ class _Adaptation:
             "system_instruction": options.system_instruction,
             "fewshot_as_multiturn": options.fewshot_as_multiturn,
         }
-        self.judge = Judge(lm, prepare(tasks, self.shots, **prompts), options.metric, options.batch_size)
-        self.chooser = Judge(lm, prepare(tasks, self.select, **prompts), options.metric, options.batch_size) if self.select else None
+        asked = [prepare(tasks, part, **prompts) for part in (self.shots, self.select)]
+        self.judge = Judge(lm, asked[0], options.metric, options.batch_size)
+        self.chooser = Judge(lm, asked[1], options.metric, options.batch_size) if self.select else None
         self.evaluated = {name: len(task.eval_docs) for name, task in tasks.items()}
         self.identity = {
             "fingerprint": lm.fingerprint,
@@ -171,7 +173,8 @@ class _Adaptation:
             "dtype": str(lm.model.dtype),
             "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval", "t2")},
         }
-        key = hashlib.sha256(json.dumps([settings, self.identity], sort_keys=True).encode()).hexdigest()
+        requests = [[repr(instance.args) for instance in prepared.instances] for part in asked for prepared in part]
+        key = hashlib.sha256(json.dumps([settings, self.identity, requests], sort_keys=True).encode()).hexdigest()
         self.journal = Journal(options.output, key)
 
     def run(self) -> dict[str, Any]:
@@ -185,7 +188,6 @@ class _Adaptation:
         mixture = Mixture.base() if found.best is None else space.mixture(found.best) or Mixture.base()
         confirmed = self._evaluate(form, {"confirmed": mixture})
         self._tell(space, found, base, confirmed)
-        self.journal.remove()
         return self._content(form, choice, searches, base, confirmed)
 
     # ---- evaluating, each candidate once, and kept at once
@@ -250,8 +252,8 @@ class _Adaptation:
                 "The base weights are kept. Try more --shots, or a task that the model solves sometimes.",
                 found.evaluated, base.right, len(self.shots),
             )  # fmt: skip
-        elif found.outcome.right < base.right:
-            log.warning("The base model alone gets more right (%d) than the best mixture (%d).", base.right, found.outcome.right)
+        elif found.best is None:
+            log.warning("The base model alone gets more right (%d) than any of %d mixtures. It is kept.", base.right, found.evaluated)
         if confirmed.right != found.outcome.right:
             log.warning(
                 "Evaluated again with merged weights the best mixture gets %d right, %d in the search: rounding decides some answers.",

@@ -1,6 +1,7 @@
 """The few-shot documents of an lm-eval task: from its train or validation split where it has one, else from the one that is evaluated."""
 
 import copy
+import hashlib
 import json
 import logging
 import random
@@ -8,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...tasks.data import subject_rows
 from ..errors import T2Error
-from ..fetch import FetchError
+from ..fetch import FetchError, load_rows
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class Document:
         index: its place in that split, as lm-eval counts it (``doc_id``).
         doc: its fields.
         sha256: as lm-eval hashes it (``doc_hash`` of the logged samples).
+        question_sha256: of the task's text for it alone, by which other versions of a data set (HumanEval+) ask the same.
     """
 
     task: str
@@ -35,10 +36,13 @@ class Document:
     index: int
     doc: Mapping[str, Any]
     sha256: str
+    question_sha256: str
 
     def as_dict(self) -> dict[str, Any]:
         """For the mixture file: without the content."""
-        return {"task": self.task, "split": self.source, "id": self.index, "sha256": self.sha256}
+        return {
+            "task": self.task, "split": self.source, "id": self.index, "sha256": self.sha256, "question_sha256": self.question_sha256,
+        }  # fmt: skip
 
 
 def load_tasks(name: str, include_path: str | None = None, num_fewshot: int | None = None, gen_kwargs: Any = None) -> dict[str, Any]:
@@ -84,17 +88,23 @@ def doc_hash(doc: Mapping[str, Any]) -> str:
     return hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
 
 
+def question_hash(task: Any, doc: Mapping[str, Any]) -> str:
+    """Return the sha256 of what `task` asks about a document, without examples."""
+    return hashlib.sha256(str(task.doc_to_text(doc)).encode()).hexdigest()
+
+
 def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
     """Return the documents that a task offers, by source, best source first; loads none that it does not offer."""
     config, found = task.config, dict[Source, Any]()
     evaluated = config.test_split if task.has_test_docs() else config.validation_split
     if task.has_training_docs() and config.training_split != evaluated:
         found["train"] = task.training_docs()
-    elif (placeholder := _placeholder(task)) is not None:
+    elif (place := _place(task)) is not None:
+        name, split, subject = place["dataset"], place["split"], place.get("subject")
         try:
-            found[placeholder["split"]] = subject_rows(placeholder["dataset"], placeholder["split"], placeholder.get("subject"))
+            found[split] = [dict(row) for row in load_rows(name, split) if subject is None or row["type"] == subject]
         except FetchError as error:
-            log.warning("%s: no documents from its %s split. %s", task.config.task, placeholder["split"], error)
+            log.warning("%s: no documents from its %s split. %s", task.config.task, split, error)
     if "validation" not in found and task.has_validation_docs() and config.validation_split != evaluated:
         found["validation"] = task.validation_docs()
     fewshot = task.fewshot_cfg.split
@@ -104,8 +114,13 @@ def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
     return found
 
 
-def _placeholder(task: Any) -> dict[str, Any] | None:
-    """Return where the few-shot examples of t2's own tasks are, which their sampler loads on demand (`t2.tasks.fewshot`)."""
+def _place(task: Any) -> dict[str, Any] | None:
+    """Return data set, split and subject of the documents that one of t2's own tasks offers besides those that it is scored on.
+
+    Its metadata name a data set (``t2_train``), or its sampler's placeholder does, from which few-shot examples come (`t2.tasks.fewshot`).
+    """
+    if name := (task.config.metadata or {}).get("t2_train"):
+        return {"dataset": name, "split": "train"}
     samples = getattr(task.fewshot_cfg, "samples", None)
     first = samples[0] if isinstance(samples, list) and samples else None
     if isinstance(first, Mapping) and "dataset" in first and first.get("split") in ("train", "validation"):
@@ -140,7 +155,7 @@ def draw(tasks: Mapping[str, Any], count: int, seed: int, source: Source | None 
     drawn = []
     for name, index in places[:count]:
         doc = dict(offers[name][chosen][index])
-        drawn.append(Document(name, chosen, index, doc, doc_hash(doc)))
+        drawn.append(Document(name, chosen, index, doc, doc_hash(doc), question_hash(tasks[name], doc)))
     return drawn
 
 

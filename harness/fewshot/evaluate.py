@@ -1,8 +1,11 @@
 """What a mixture scores on the few-shot documents, judged by the task's own filter and metric."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from ...adapters.mixture import Mixture
 from ...adapters.search import Outcome
@@ -61,6 +64,7 @@ class Judge:
         try:
             for mixture in mixtures:
                 self._lm.apply_mixture(mixture)
+                torch.manual_seed(0)  # a task that samples draws the same numbers for every mixture, and again in a resumed search
                 yield self._outcome()
         finally:
             self._lm.apply_mixture(Mixture.base())
@@ -77,6 +81,9 @@ class Judge:
                     continue
                 own = [(a, i) for a, i in zip(answers, part.instances, strict=True) if i.doc_id == doc_id]
                 best = self._own_answer(own)[0] if choice else own[0][0]
+                if not math.isfinite(best[1]):  # of logits that are NaN any answer is the likeliest
+                    correct[part.places[doc_id]] = False
+                    continue
                 likelihood, tokens = likelihood + best[1], tokens + best[2]
         return Outcome(tuple(correct), likelihood, tokens)
 

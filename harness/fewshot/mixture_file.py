@@ -37,8 +37,9 @@ class MixtureFile:
 
     @property
     def hashes(self) -> set[str]:
-        """Of the documents that α was chosen on, as lm-eval hashes them."""
-        return {str(document["sha256"]) for document in self.data["documents"]}
+        """Of the documents that α was chosen on, as lm-eval hashes them, and of their questions."""
+        names = ("sha256", "question_sha256")
+        return {str(document[name]) for document in self.data["documents"] for name in names if name in document}
 
     def facts(self) -> dict[str, Any]:
         """Return what the results tell of it."""
@@ -63,14 +64,14 @@ class MixtureFile:
         if expected != base:
             raise T2Error(
                 f"{self.path} was made on base weights with fingerprint {expected} ({self.data['base'].get('name')}); "
-                f"this model's is {base}. Load that model (pretrained=…), or search again with `t2 adapt`."
+                f"this model's is {base}. Load that model (pretrained=…), or delete the file and search again with `t2 adapt`."
             )
         for name, _ in self.mixture.weights:
             sha256 = self.data["experts"].get(name, {}).get("sha256")
             if experts[name].sha256 != sha256:
                 raise T2Error(
                     f"{self.path} was made with an expert {name!r} whose weights have sha256 {sha256}; the one here has "
-                    f"{experts[name].sha256}. Name the right folder with experts=…, or search again with `t2 adapt`."
+                    f"{experts[name].sha256}. Name the right folder with experts=…, or delete the file and search again with `t2 adapt`."
                 )
 
 
@@ -140,7 +141,7 @@ def contaminated(
 ) -> dict[str, list[int]]:
     """Return task → ids of the evaluated documents that α was chosen on; empty where the score is clean.
 
-    Documents are told by their content, so one that the train split repeats counts too.
+    Documents are told by their content or their question: one that the train split, or another version of the data set, repeats counts.
 
     Args:
         mixture: in force.
@@ -150,13 +151,14 @@ def contaminated(
     """
     from lm_eval.evaluator_utils import get_sample_size
 
-    from .documents import doc_hash
+    from .documents import doc_hash, question_hash
 
     found: dict[str, list[int]] = {}
     for name, task in tasks.items():
         indices = (samples or {}).get(name)
         documents = task.doc_iterator(limit=get_sample_size(task, limit), samples=indices)
         asked = sorted(set(indices)) if indices else None
-        if ids := [asked[place] if asked else place for place, doc in documents if doc_hash(doc) in mixture.hashes]:
+        seen = [place for place, doc in documents if {doc_hash(doc), question_hash(task, doc)} & mixture.hashes]
+        if ids := [asked[place] if asked else place for place in seen]:
             found[name] = ids
     return found

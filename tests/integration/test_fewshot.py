@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +20,11 @@ from lm_eval.tasks import TaskManager
 from t2.adapters.mixture import Mixture
 from t2.harness.cli import main
 from t2.harness.errors import T2Error
+from t2.harness.fewshot import adapt as adapt_module
+from t2.harness.fewshot import evaluate as evaluate_module
 from t2.harness.fewshot.adapt import AdaptOptions, adapt
-from t2.harness.fewshot.documents import doc_hash, draw, load_tasks
+from t2.harness.fewshot.documents import doc_hash, draw, load_tasks, prepare
+from t2.harness.fewshot.evaluate import Judge
 from t2.harness.fewshot.generate import generate
 from t2.harness.fewshot.mixture_file import read_mixture
 from t2.harness.model import T2LM
@@ -218,6 +223,71 @@ def test_a_killed_search_resumes_to_the_same_file(world, tmp_path):
         assert resumed.data[field] == whole.data[field], field
     assert resumed.data["cost"]["seconds"] > kept["seconds"]
     assert not journal.exists() and [p.name for p in tmp_path.glob(".*")] == []
+
+
+def test_a_search_that_could_not_be_written_is_kept_and_other_prompts_begin_anew(world, tmp_path, monkeypatch, caplog):
+    def full(path, data):
+        raise T2Error(f"{path} cannot be written")
+
+    monkeypatch.setattr(adapt_module, "write_json", full)
+    with pytest.raises(T2Error, match="cannot be written"):
+        adapt(options(world, tmp_path / "m.json", iterations=2))
+    kept = json.loads((tmp_path / "m.json.search").read_text())["outcomes"]["normalised"]
+    monkeypatch.undo()
+    evaluated, outcomes = [], Judge.outcomes
+    monkeypatch.setattr(Judge, "outcomes", lambda self, mixtures: outcomes(self, [evaluated.append(m) or m for m in mixtures]))
+    with monkeypatch.context() as patch:
+        patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
+        made = read_mixture(adapt(options(world, tmp_path / "m.json", iterations=2)))
+        assert made.data["searches"]["normalised"]["evaluated"] == len(kept) - 1 and len(evaluated) == 1  # but for the confirmation
+        assert not (tmp_path / "m.json.search").exists() and "begun anew" not in caplog.text
+
+        patch.setattr(adapt_module, "write_json", full)
+        with pytest.raises(T2Error, match="cannot be written"):
+            adapt(options(world, tmp_path / "n.json", iterations=2))
+        other = tmp_path / "tasks"
+        shutil.copytree(world.tasks, other)
+        task = other / "tiny_train.yaml"
+        patch.setattr(adapt_module, "load_tasks", lambda name, path, *more: load_tasks(name, str(other), *more))
+        task.write_text(task.read_text().replace("Q: ", "Question: "))
+        with caplog.at_level("WARNING", logger="t2"), pytest.raises(T2Error, match="cannot be written"):
+            adapt(options(world, tmp_path / "n.json", iterations=2))
+        assert "n.json.search is of other settings, weights, documents or versions: begun anew" in caplog.text
+
+
+def test_answers_of_nan_are_wrong_and_sampled_ones_do_not_differ_by_chance(world, monkeypatch):
+    tasks = load_tasks("tiny_train", world.tasks, gen_kwargs="do_sample=true,temperature=5.0")
+    documents = draw(tasks, 6, 0)
+    judge = Judge(world.lm, prepare(tasks, documents), batch_size=3)
+    replies, ask = [], evaluate_module.generate
+    monkeypatch.setattr(evaluate_module, "generate", lambda *args: replies.append(ask(*args)) or replies[-1])
+    list(judge.outcomes([Mixture.base(), Mixture.base()]))
+    assert replies[0] == replies[1] and len({reply.text for reply in replies[0]}) > 1
+    nan = [
+        replace(reply, text=document.doc["a"], log_likelihood=float("nan")) for reply, document in zip(replies[0], documents, strict=True)
+    ]
+    for answers, right in ((nan, 0), ([replace(reply, log_likelihood=-1.0) for reply in nan], 6)):
+        monkeypatch.setattr(evaluate_module, "generate", lambda *_, answers=answers: answers)
+        (outcome,) = judge.outcomes([Mixture.base()])
+        assert outcome.right == right and json.dumps(outcome.as_dict(), allow_nan=False)
+
+
+def test_other_versions_of_a_question_are_contaminated_and_a_groups_tasks_are_known(world, tmp_path, caplog):
+    other = tmp_path / "tasks"
+    shutil.copytree(world.tasks, other)
+    (tmp_path / "plus.jsonl").write_text("".join(json.dumps(doc | {"more": 1}) + "\n" for doc in world.docs))
+    text = GENERATE.format(name="tiny_plus", files=f"{{test: {tmp_path}/plus.jsonl}}", splits="")
+    (other / "tiny_plus.yaml").write_text(text)
+    (other / "tiny_both.yaml").write_text("group: tiny_both\ntask: [tiny_alone, tiny_plus]\n")
+    there = SimpleNamespace(**{**vars(world), "tasks": str(other)})
+    made = read_mixture(adapt(options(there, tmp_path / "m.json", "tiny_alone", iterations=1)))
+    seen = sorted(d["id"] for d in made.data["documents"])
+    assert evaluate(there, f"mixture={made.path}", "tiny_plus")["t2"]["contaminated"] == {"tiny_plus": seen}
+    one = read_mixture(adapt(options(there, tmp_path / "g.json", "tiny_both", shots=1, iterations=1)))
+    with caplog.at_level("WARNING", logger="t2"):
+        caplog.clear()
+        evaluate(there, f"mixture={one.path}", "tiny_both", limit=1)
+    assert "was found on task" not in caplog.text
 
 
 def test_a_finished_search_is_not_repeated_and_not_overwritten(world, tmp_path):

@@ -92,6 +92,20 @@ def test_others_means_the_base_weights():
     assert Decision("math", 1).mixture == Mixture.single("math")
 
 
+@pytest.mark.parametrize(
+    ("reply", "category"),
+    [
+        (r"\boxed{math-v2}", "math-v2"),
+        (r"\boxed{math}", "math"),
+        (r"the category is \boxed{\text{Math-v2}}", "math-v2"),
+        (r"\boxed{math or math-v2}", None),
+        (r"\boxed{math.v3}", "math.v3"),
+    ],
+)
+def test_a_name_that_begins_with_another_is_read_whole(reply, category):
+    assert parse_reply(reply, ["math", "math-v2", "math.v3", "others"]) == category
+
+
 @pytest.mark.parametrize("template", [tiny.CHATML, LLAMA3, MISTRAL], ids=["chatml", "llama3", "mistral"])
 def test_the_question_is_the_last_user_turn(template):
     tokenizer = tiny.tokenizer(template)

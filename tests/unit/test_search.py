@@ -119,6 +119,15 @@ def test_no_signal_keeps_the_base_and_stops_early(right):
     assert (found.best, found.signal, found.reason, len(found.trace)) == (None, False, "no signal", 3)
 
 
+def test_a_base_that_gets_more_right_than_every_mixture_is_kept():
+    def few(candidates):
+        return [Outcome(tuple(i < c[0] % 3 for i in range(10)), -1.0, 1) for c in candidates]
+
+    found = search(evaluate=few, base=5).run()
+    assert (found.best, found.signal, found.outcome.right) == (None, True, 5) and found.reason != "no signal"
+    assert search(evaluate=few, base=2).run().best is not None  # as many right is enough
+
+
 def test_equal_candidates_that_beat_the_base_are_a_signal():
     def flat(candidates):
         return [Outcome((True,) * 5 + (False,) * 5, -1.0, 5) for _ in candidates]

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import lm_eval
 import pytest
@@ -274,6 +275,21 @@ def test_a_search_without_a_train_split_draws_from_what_is_scored(name: str, fil
     assert set(pools(task)) == {"evaluated"}  # never the worked examples that stand in the prompt
     assert draw({name: task}, 1, 0)[0].source == "evaluated"
     assert f"{name}: no documents from its train split" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mbpp", "mbpp_chat", "mbpp_instruct"])
+def test_a_search_on_mbpp_draws_from_its_train_split(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = load_yaml(OURS / "mbpp" / f"{name}.yaml", resolve_func=False)["metadata"]
+    rows = [{"task_id": i, "text": f"Add {i}."} for i in range(601, 605)]
+    monkeypatch.setattr("t2.harness.fewshot.documents.load_rows", lambda data, split: {("mbpp", "train"): rows}[data, split])
+    config = SimpleNamespace(task=name, test_split="test", validation_split=None, training_split=None, metadata=metadata)
+    task = SimpleNamespace(
+        config=config, has_test_docs=lambda: True, has_training_docs=lambda: False, has_validation_docs=lambda: False,
+        fewshot_cfg=SimpleNamespace(split=None, samples=len), eval_docs=[{"task_id": 11, "text": "Add 11."}],
+        doc_to_text=lambda doc: doc["text"],
+    )  # fmt: skip
+    found = draw({name: task}, 3, 0)
+    assert {document.source for document in found} == {"train"} and all(document.doc in rows for document in found)
 
 
 def test_missing_test_split_lists_what_was_tried(data_dir: Path) -> None:
