@@ -1,5 +1,6 @@
 """`t2 adapt`: from a task and a few of its documents to a mixture file."""
 
+import gc
 import hashlib
 import json
 import logging
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ...adapters.bank import layer_of
 from ...adapters.errors import AdapterError
@@ -123,7 +126,16 @@ def adapt(options: AdaptOptions) -> Path:
     adaptation = _Adaptation(options, settings, tasks, documents, lm)
     write_json(options.output, adaptation.run())
     adaptation.journal.remove()
+    del adaptation, lm
+    _free_memory()
     return options.output
+
+
+def _free_memory() -> None:
+    """Give the memory of the search's model back to the device: a vLLM engine may be next to want it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _check_finished(path: Path, settings: dict[str, Any]) -> None:

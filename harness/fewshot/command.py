@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import T2Error
 from .adapt import FORMS, AdaptOptions, adapt
-from .documents import SOURCES
+from .documents import SOURCES, known_tasks
 from .mixture_file import MixtureFile, read_mixture
 
 log = logging.getLogger("t2")
@@ -123,7 +123,9 @@ def eval_command(argv: Sequence[str]) -> int:
     for owned in ("--samples", "--config"):
         if any(word == owned or word.startswith(owned + "=") for word in rest):
             raise T2Error(f"{owned} does not go with t2 eval --strategy fewshot: it says itself which documents and weights to use.")
-    for task in args.tasks.split(","):
+    tasks = args.tasks.split(",")
+    known_tasks(tasks, args.include_path)  # all of them, before the first is searched for hours
+    for task in tasks:
         made = read_mixture(adapt(_options(args, task, _default_file(args.mixtures, task))))
         print(_summary(made))
         _lm_eval(args, task, f"mixture={made.path}", rest, rest_of(made, args.limit))

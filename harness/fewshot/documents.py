@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import T2Error
+from ..errors import T2Error, nearest
 from ..fetch import FetchError, load_rows
 
 log = logging.getLogger(__name__)
@@ -45,20 +45,31 @@ class Document:
         }  # fmt: skip
 
 
+def known_tasks(names: Sequence[str], include_path: str | None = None) -> Any:
+    """Return lm-eval's `TaskManager`, which knows every task of `names`.
+
+    Raises:
+        T2Error: it does not.
+    """
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=include_path)
+    for name in names:
+        if name not in manager.all_tasks:
+            close = nearest(name, manager.all_tasks).partition(" Known:")[0]
+            raise T2Error(f"Unknown task {name!r}.{close} `lm_eval ls tasks` lists them.")
+    return manager
+
+
 def load_tasks(name: str, include_path: str | None = None, num_fewshot: int | None = None, gen_kwargs: Any = None) -> dict[str, Any]:
     """Load a task, or the tasks of a group, set up as lm-eval's `simple_evaluate` does with the same options.
 
     Raises:
         T2Error: no such task, it cannot be loaded, or it is of a kind that has no right answers.
     """
-    from lm_eval.tasks import TaskManager
     from lm_eval.utils import simple_parse_args_string
 
-    from ..errors import nearest
-
-    manager = TaskManager(include_path=include_path)
-    if name not in manager.all_tasks:
-        raise T2Error(f"Unknown task {name!r}.{nearest(name, manager.all_tasks).partition(' Known:')[0]} `lm_eval ls tasks` lists them.")
+    manager = known_tasks([name], include_path)
     try:
         tasks = manager.load([name])["tasks"]
     except T2Error:

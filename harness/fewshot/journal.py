@@ -15,7 +15,7 @@ class Journal:
 
     Args:
         output: the mixture file to be.
-        key: hash of everything that outcomes depend on; a journal with another key is begun anew.
+        key: hash of everything that outcomes depend on; a journal with another key is put aside, as ``….old``.
 
     Raises:
         T2Error: the folder cannot be written to.
@@ -35,7 +35,9 @@ class Journal:
             if kept["key"] == key:
                 self.outcomes, self.seconds, self.tokens = kept["outcomes"], float(kept["seconds"]), int(kept["tokens"])
             else:
-                log.warning("%s is of other settings, weights, documents or versions: begun anew.", self.path)
+                old = self.path.with_name(f"{self.path.name}.old")
+                self.path.replace(old)
+                log.warning("%s is of other settings, weights, documents or versions: begun anew. It is kept as %s.", self.path, old.name)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -66,7 +66,7 @@ class MixtureFile:
                 f"{self.path} was made on base weights with fingerprint {expected} ({self.data['base'].get('name')}); "
                 f"this model's is {base}. Load that model (pretrained=…), or delete the file and search again with `t2 adapt`."
             )
-        for name, _ in self.mixture.weights:
+        for name in self.mixture.experts:
             sha256 = self.data["experts"].get(name, {}).get("sha256")
             if experts[name].sha256 != sha256:
                 raise T2Error(

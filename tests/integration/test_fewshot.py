@@ -197,6 +197,13 @@ def test_eval_leaves_the_documents_of_the_search_out_and_a_plain_run_is_marked(w
     assert plain["t2"]["contaminated"] == {"tiny_alone": sorted(i for i in seen if i < 20)}
 
 
+def test_a_wrong_task_is_told_before_the_first_is_searched(world, tmp_path, capsys):
+    more = ["--strategy", "fewshot", "--tasks", "tiny_alone,tiny_trian", "--mixtures", str(tmp_path / "mixtures")]
+    assert main(["eval", *arguments(world), *more]) == 2
+    assert "Unknown task 'tiny_trian'. Did you mean 'tiny_train'?" in capsys.readouterr().err
+    assert not (tmp_path / "mixtures").exists()
+
+
 def test_the_report_shows_the_mark(world, tmp_path, capsys):
     made = adapt(options(world, tmp_path / "m.json", "tiny_alone", iterations=1))
     found = evaluate(world, f"mixture={made}", "tiny_alone")
@@ -253,6 +260,7 @@ def test_a_search_that_could_not_be_written_is_kept_and_other_prompts_begin_anew
         with caplog.at_level("WARNING", logger="t2"), pytest.raises(T2Error, match="cannot be written"):
             adapt(options(world, tmp_path / "n.json", iterations=2))
         assert "n.json.search is of other settings, weights, documents or versions: begun anew" in caplog.text
+        assert (tmp_path / "n.json.search.old").is_file()
 
 
 def test_answers_of_nan_are_wrong_and_sampled_ones_do_not_differ_by_chance(world, monkeypatch):
