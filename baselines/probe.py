@@ -92,13 +92,11 @@ def train_probe(model_name: str | None, output: Path, extra: Mapping[str, Path],
 
 
 def _load(name: str | None) -> tuple[Any, Any, str]:
-    from transformers import AutoTokenizer
-
     from ..harness.fetch import default_model
-    from ..harness.plain_model import load_model
+    from ..harness.plain_model import load_model, load_tokenizer
 
     source = name or str(default_model())
-    model, tokenizer = load_model(source, "the model"), AutoTokenizer.from_pretrained(source)
+    model, tokenizer = load_model(source, "model"), load_tokenizer(source, "model")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), tokenizer, name or "SmolLM2-135M-Instruct (t2's default model, Q4_1 weights made dense)"
 

@@ -17,14 +17,14 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..adapters.output_head import read_contiguous_rows
 from ..adapters.svf import SvfConfig, SvfLayer, fingerprint, model_fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
-from ..harness.plain_model import load_model
+from ..harness.plain_model import load_model, load_tokenizer
 from ..tasks.training import Split, TrainTask, split_halves, train_task
 from .config import TrainConfig
 from .dispatch_task import DISPATCH
@@ -77,6 +77,7 @@ class Run:
         self.rollout_difference = 0.0
         self.step = 0
         self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}
+        self.kept: int | None = None  # the step of what is in best/
         self.stale = 0
         self.seconds = 0.0
         self.cpu_seconds = 0.0
@@ -144,8 +145,8 @@ class Run:
 
     def stopped(self, why: str, cure: str, kind: type[TrainingStopped] = TrainingStopped) -> TrainingStopped:
         """Return the error that ends the run, naming what is kept."""
-        kept = f"in {self.folder.path / 'best'} (step {self.best['step']})"
-        return kind(f"{why} The state before it is kept in {self.folder.path}, and the best adapter so far {kept}. {cure}")
+        best = "" if self.kept is None else f", and the best adapter so far in {self.folder.path / 'best'} (step {self.kept})"
+        return kind(f"{why} The state before it is kept in {self.folder.path}{best}. {cure}")
 
     def validate(self) -> None:
         """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; `save` keeps it if it is the best."""
@@ -180,6 +181,7 @@ class Run:
         self.model.save_pretrained(str(temporary))
         shutil.rmtree(self.folder.path / "best", ignore_errors=True)
         temporary.rename(self.folder.path / "best")
+        self.kept = self.step
 
     @first_only
     def save(self, **more: Any) -> None:
@@ -215,6 +217,7 @@ class Run:
         with torch.no_grad():
             for name, value in state["weights"].items():
                 parameters[name].copy_(value)
+        self.kept = self.best["step"]
         if self.best["step"] == self.step:
             self.keep_best()  # a kill may have come between the state and the best adapter
         return state
@@ -254,8 +257,7 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
 
     Of the model's own generation settings only the ends of a reply stay: with a repetition penalty, say, replies are not the policy's.
     """
-    base = load_model(source, "model", getattr(torch, dtype))
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    base, tokenizer = load_model(source, "model", getattr(torch, dtype)), load_tokenizer(source, "model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)

@@ -26,7 +26,7 @@ class RunFolder:
     ``metrics.jsonl`` one line an event; ``best/`` the best adapter so far; ``expert/`` the result, with its card.
 
     Args:
-        path: of the folder; made if it is not there. It is locked until this object is gone.
+        path: of the folder; made if it is not there. It is locked until `release`.
         config: as plain values. A folder that holds another configuration is refused; only what is done at a time may differ.
         origin: what the results depend on besides: ``versions``, ``git_commit``, ``data_sha256``. Other data are refused, other versions
             warned of. None in all processes but the first, which leave the files alone.
@@ -40,11 +40,17 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self._state = path / "state.pt"
         self._config, self._origin = config, origin
+        self._lock: IO[str] | None = None
         if origin is None:
             return
         self._lock = hold(path)
         if (saved := _read(path / "config.yaml")) is not None:
             self._compare(saved, _read(path / "origin.yaml") or {}, config, origin)
+
+    def release(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     def begin(self) -> None:
         """Write what the run is begun with, once model and data are there: a wrong name leaves no folder that refuses the right one."""
@@ -117,6 +123,8 @@ def hold(folder: Path) -> IO[str]:
     except BlockingIOError:
         file.close()
         raise T2Error(f"{folder} is in use by another t2. Wait until it has ended, or give another name= or output=.") from None
+    except OSError as error:  # a file system that has no locks
+        logger.warning("%s cannot be locked (%s): see that no other t2 uses it.", folder, error.strerror)
     return file
 
 

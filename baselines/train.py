@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import gc
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +62,8 @@ def train(config: TrainConfig) -> Path:
                 f"{run.folder.path} cannot be written ({error}).", "Make room; the same command goes on from there."
             ) from error
         raise
+    finally:
+        run.folder.release()
     run.processes.wait()
     return path
 
@@ -80,7 +84,8 @@ def sweep(runs: Mapping[str, TrainConfig]) -> Path:
         try:
             made[label] = train(dataclasses.replace(config, output=str(folder)))
         except Diverged as error:
-            diverged[label] = error
+            diverged[label] = error.with_traceback(None)  # which would keep the model in memory
+            gc.collect()
             logger.warning("%s is passed over: %s", label, error)
     if not made:
         raise next(iter(diverged.values()))
@@ -96,7 +101,7 @@ def is_disk_full(error: Exception) -> bool:
     """Return whether a file could not be written, as Python, safetensors or PyTorch say it."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-    return isinstance(error, SafetensorError) or "PytorchStreamWriter failed" in str(error)
+    return bool(re.search(r"\(os error (?:27|28|30|122)\)|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", str(error)))
 
 
 def out_of_memory(run: Run, error: Exception) -> Exception:
@@ -115,9 +120,8 @@ class Reinforce:
         self.run = run
         self.config = run.config
         self.optimizer = torch.optim.AdamW(run.parameters, lr=self.config.lr, weight_decay=0.0)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / self.config.steps, 1)))
-        )
+        steps = self.config.steps
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
         self.unrewarded = 0
 
     def train(self) -> None:

@@ -1,5 +1,6 @@
 """A model by its name, without lm-eval around it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from .errors import T2Error
@@ -18,8 +19,23 @@ def load_model(name: str, option: str, dtype: Any = "auto") -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    return _loaded(lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype), name, option, "model")
+
+
+def load_tokenizer(name: str, option: str) -> Any:
+    """Return the tokenizer of the model called `name`.
+
+    Raises:
+        T2Error: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    return _loaded(lambda: AutoTokenizer.from_pretrained(name), name, option, "model's tokenizer")
+
+
+def _loaded(load: Callable[[], Any], name: str, option: str, what: str) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        return load()
     except (OSError, ValueError) as error:
         why = str(error).splitlines()[0]
-        raise T2Error(f"{option} {name}: this model cannot be loaded ({why}). Give a model's folder or its name on the hub.") from error
+        raise T2Error(f"{option} {name}: this {what} cannot be loaded ({why}). Give a model's folder or its name on the hub.") from error

@@ -28,7 +28,8 @@ class Document:
         index: its place in that split, as lm-eval counts it (``doc_id``).
         doc: its fields.
         sha256: as lm-eval hashes it (``doc_hash`` of the logged samples).
-        question_sha256: of the task's text for it alone, by which other versions of a data set (HumanEval+) ask the same.
+        question_sha256: of the task's text for it alone, by which other versions of a data set (HumanEval+) ask the same; see
+            `question_hash`.
     """
 
     task: str
@@ -100,8 +101,9 @@ def doc_hash(doc: Mapping[str, Any]) -> str:
 
 
 def question_hash(task: Any, doc: Mapping[str, Any]) -> str:
-    """Return the sha256 of what `task` asks about a document, without examples."""
-    return hashlib.sha256(str(task.doc_to_text(doc)).encode()).hexdigest()
+    """Return the sha256 of what `task` asks about a document, without examples; "" for multiple choice, where many tasks ask the same."""
+    text = task.doc_to_text(doc) if task.OUTPUT_TYPE == "generate_until" else None
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) and text.strip() else ""
 
 
 def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:

@@ -39,7 +39,7 @@ class MixtureFile:
     def hashes(self) -> set[str]:
         """Of the documents that α was chosen on, as lm-eval hashes them, and of their questions."""
         names = ("sha256", "question_sha256")
-        return {str(document[name]) for document in self.data["documents"] for name in names if name in document}
+        return {str(document[name]) for document in self.data["documents"] for name in names if document.get(name)}
 
     def facts(self) -> dict[str, Any]:
         """Return what the results tell of it."""

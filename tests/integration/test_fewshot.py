@@ -291,6 +291,12 @@ def test_other_versions_of_a_question_are_contaminated_and_a_groups_tasks_are_kn
     made = read_mixture(adapt(options(there, tmp_path / "m.json", "tiny_alone", iterations=1)))
     seen = sorted(d["id"] for d in made.data["documents"])
     assert evaluate(there, f"mixture={made.path}", "tiny_plus")["t2"]["contaminated"] == {"tiny_plus": seen}
+    text = CHOOSE.format(
+        name="tiny_same", files=f"{{train: {world.root}/train.jsonl, test: {world.root}/test.jsonl}}", splits="training_split: train"
+    )
+    (other / "tiny_same.yaml").write_text(text.replace('"Q: {{q}}\\nA:"', '"{{gold}}"'))  # as winogrande, whose text is the answer's place
+    same = read_mixture(adapt(options(there, tmp_path / "s.json", "tiny_same", iterations=1)))
+    assert evaluate(there, f"mixture={same.path}", "tiny_same")["t2"]["contaminated"] == {}
     one = read_mixture(adapt(options(there, tmp_path / "g.json", "tiny_both", shots=1, iterations=1)))
     with caplog.at_level("WARNING", logger="t2"):
         caplog.clear()

@@ -277,6 +277,11 @@ def test_a_search_without_a_train_split_draws_from_what_is_scored(name: str, fil
     assert f"{name}: no documents from its train split" in caplog.text
 
 
+def test_tasks_scored_by_evalplus_do_not_draw_from_mbpps_train_split() -> None:
+    for name in ("mbpp_plus", "mbpp_plus_instruct", "mbpp_t2"):
+        assert load_yaml(OURS / "mbpp" / f"{name}.yaml", resolve_func=False)["metadata"].keys() == {"t2_domain", "version"}
+
+
 @pytest.mark.parametrize("name", ["mbpp", "mbpp_chat", "mbpp_instruct"])
 def test_a_search_on_mbpp_draws_from_its_train_split(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = load_yaml(OURS / "mbpp" / f"{name}.yaml", resolve_func=False)["metadata"]
@@ -286,7 +291,7 @@ def test_a_search_on_mbpp_draws_from_its_train_split(name: str, tmp_path: Path, 
     task = SimpleNamespace(
         config=config, has_test_docs=lambda: True, has_training_docs=lambda: False, has_validation_docs=lambda: False,
         fewshot_cfg=SimpleNamespace(split=None, samples=len), eval_docs=[{"task_id": 11, "text": "Add 11."}],
-        doc_to_text=lambda doc: doc["text"],
+        doc_to_text=lambda doc: doc["text"], OUTPUT_TYPE="generate_until",
     )  # fmt: skip
     found = draw({name: task}, 3, 0)
     assert {document.source for document in found} == {"train"} and all(document.doc in rows for document in found)
