@@ -8,7 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -150,23 +153,39 @@ def rows(study: Study) -> Iterator[Row]:
             yield Row(task, strategy=strategy)
 
 
-def run_study(study: Study) -> list[dict[str, Any]]:
+def run_study(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
     """Train and score what is missing, and return all rows.
 
     Each row is written to ``<folder>/rows/<row>.json`` once it is whole; the same call goes on after a kill. A row that is published beside
     the study's YAML, in a folder of its name, counts as made if it was made with the same settings.
 
+    Args:
+        study: what to make.
+        jobs: rows made at a time, in processes that share the machine, and its GPU if there is one.
+
     Raises:
-        T2Error: a training or an evaluation failed; its log is named. A row was made with other settings, or is to be made by vLLM, which
-            cannot be used here. Another process makes this study.
+        T2Error: trainings or evaluations failed, told when all other rows are made; their logs are named. A row was made with other
+            settings, or is to be made by vLLM, which cannot be used here. Another process makes this study.
     """
     found = {row: made(study, row) for row in rows(study)}
     if missing := [row for row in found if found[row] is None]:
         if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
             raise T2Error(f"{missing[0].label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
-        with hold(study.folder):
-            for row in missing:
-                found[row] = _make(study, row)
+        training = defaultdict[tuple[str | None, int | None], threading.Lock](threading.Lock)
+        failed: list[str] = []
+        with hold(study.folder), ThreadPoolExecutor(jobs) as pool:
+            started = {row: pool.submit(_make, study, row, training[row.run, row.seed]) for row in missing}
+            try:
+                for row, making in started.items():
+                    try:
+                        found[row] = making.result()
+                    except T2Error as error:
+                        failed.append(str(error))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        if failed:
+            raise T2Error("\n".join(failed))
     return [row for row in found.values() if row is not None]
 
 
@@ -194,9 +213,10 @@ def made(study: Study, row: Row) -> dict[str, Any] | None:
     return None
 
 
-def _make(study: Study, row: Row) -> dict[str, Any]:
+def _make(study: Study, row: Row, training: threading.Lock) -> dict[str, Any]:
     logger.info("%s", row.label)
-    adapter = None if row.run is None else _train(study, row)
+    with training:  # several tasks score the same adapter
+        adapter = None if row.run is None else _train(study, row)
     found = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
     file = study.folder / "rows" / f"{row.label}.json"
     file.parent.mkdir(parents=True, exist_ok=True)

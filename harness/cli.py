@@ -151,12 +151,15 @@ def _study(argv: Sequence[str]) -> int:
     )
     parser.add_argument("study", metavar="STUDY", help="a YAML file, or the name of one of t2's own: default, adaptation")
     parser.add_argument("--made", action="store_true", help="print the tables of the rows that there are, and make none")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows made at a time, on one machine (default: 1)")
     args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1; got {args.jobs}")
     from ..baselines.study import load_study, made, rows, run_study
     from ..reports.study import study_tables
 
     study = load_study(args.study)
-    print(study_tables([found for row in rows(study) if (found := made(study, row))] if args.made else run_study(study)))
+    print(study_tables([found for row in rows(study) if (found := made(study, row))] if args.made else run_study(study, args.jobs)))
     return 0
 
 

@@ -8,6 +8,7 @@ from .files import writing
 
 CONTEXT = 8192  # tokens; the GGUF says so as llama.context_length
 WEIGHTS = "model.safetensors"
+_SPECIAL = {"bos_token": 1, "eos_token": 2, "pad_token": 2, "unk_token": 0}  # ids; the GGUF says so as tokenizer.ggml.…_token_id
 
 
 # What Transformers writes about this machine's way of loading, not about the model.
@@ -20,22 +21,30 @@ def _drop(path: Path, keys: tuple[str, ...]) -> None:
 
 
 def _tokenizer(gguf: Path) -> Any:
-    """Return the tokenizer of the GGUF file with what the conversion drops put back.
+    """Return the tokenizer of the GGUF file: a byte-level BPE, of which transformers' conversion gives vocabulary and merges only.
 
-    The file says ``pre=smollm``: digits are split one by one before the byte-level pattern. Transformers converts only the second
-    step, and then "1234" becomes tokens that the model has hardly seen in training.
+    The rest of that conversion differs from release to release: 5.17 takes ``<|im_start|>`` for the end of a text, 5.19 ``<|im_end|>``. The
+    file says ``pre=smollm``: digits are split one by one before the byte-level pattern. Transformers converts only the second step, and
+    then "1234" becomes tokens that the model has hardly seen in training.
     """
-    from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    found = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    read = json.loads(found.backend_tokenizer.to_str())
+    merges = [tuple(pair) for pair in read["model"]["merges"]]
+    tokenizer = Tokenizer(models.BPE(read["model"]["vocab"], merges, continuing_subword_prefix="", end_of_word_suffix=""))
+    tokenizer.add_special_tokens([AddedToken(token["content"], special=True, normalized=False) for token in read["added_tokens"]])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     )
-    tokenizer.model_max_length = CONTEXT
-    tokenizer.clean_up_tokenization_spaces = False
-    tokenizer.name_or_path = ""
-    return tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=CONTEXT,
+        chat_template=found.chat_template,
+        **{name: found.convert_ids_to_tokens(i) for name, i in _SPECIAL.items()},
+    )
 
 
 def _dense_state(gguf: Path) -> tuple[Any, dict[str, Any]]:
@@ -87,7 +96,7 @@ def convert(gguf: Path, into: Path, progress: bool = True) -> None:
             save_file(dict(sorted(state.items())), into / WEIGHTS, metadata={"format": "pt"})
             (into / WEIGHTS).chmod(0o644)  # safetensors writes it for the owner only; a cache may be shared
             config.save_pretrained(into)
-            GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2).save_pretrained(into)
+            GenerationConfig(**{f"{name}_id": _SPECIAL[name] for name in ("bos_token", "eos_token", "pad_token")}).save_pretrained(into)
             tokenizer.save_pretrained(into)
             for name, keys in _LOCAL_KEYS.items():
                 _drop(into / name, keys)

@@ -44,10 +44,12 @@ def problem(folder: Path, full: bool = False) -> str | None:
                 return f"{name} has sha256 {digest}, expected {entry['sha256']}"
         if not files:
             return f"{MARKER} lists no files"
+        if json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_start|>":  # noqa: S105
+            return f"its tokenizer, made with transformers {marker.get('transformers')}, takes <|im_start|> for the end of a text"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MARKER} is unreadable ({error})"
+        return f"{MARKER} or tokenizer_config.json is unreadable ({error})"
     return None
 
 

@@ -7,6 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -177,6 +178,7 @@ class _Adaptation:
         asked = [prepare(tasks, part, **prompts) for part in (self.shots, self.select)]
         self.judge = Judge(lm, asked[0], options.metric, options.batch_size)
         self.chooser = Judge(lm, asked[1], options.metric, options.batch_size) if self.select else None
+        self.mixing = "linear" if self.judge.at_once == 1 else "row by row"
         self.evaluated = {name: len(task.eval_docs) for name, task in tasks.items()}
         self.identity = {
             "fingerprint": lm.fingerprint,
@@ -191,7 +193,7 @@ class _Adaptation:
 
     def run(self) -> dict[str, Any]:
         """Return the content of the mixture file."""
-        with self.lm.bank.linear_mixing():
+        with self.lm.bank.linear_mixing() if self.judge.at_once == 1 else nullcontext():
             base = self._known("base", "base") or self._evaluate("base", {"base": Mixture.base()})
             log.info("The base model gets %d of %d few-shot documents right.", base.right, len(self.shots))
             searches = {form: self._search(form, base) for form in self.options.forms}
@@ -322,7 +324,7 @@ class _Adaptation:
                 }
                 for name, (room, result) in searches.items()
             },
-            "cost": {"seconds": round(self.journal.seconds, 3), "tokens_out": self.journal.tokens, "mixing": "linear"},
+            "cost": {"seconds": round(self.journal.seconds, 3), "tokens_out": self.journal.tokens, "mixing": self.mixing},
             "machine": {"device": str(lm.device), "dtype": self.identity["dtype"], "python": platform.python_version()}
             | self.identity["versions"],
             "settings": self.settings,

@@ -1,5 +1,6 @@
 """What a mixture scores on the few-shot documents, judged by the task's own filter and metric."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Metric:
 class Judge:
     """Scores mixtures on prepared documents.
 
+    On a GPU, where a step of generation takes as long for hundreds of rows as for ten, a batch holds rows of several mixtures, as many as
+    `batch_size` has room for; elsewhere, and where a task samples or is multiple choice, the mixtures' weights are merged in turn.
+
     Args:
         lm: model `t2` with a bank.
         prepared: the requests.
@@ -42,6 +46,7 @@ class Judge:
     Attributes:
         documents: how many.
         tokens_out: tokens generated so far, as `Reply.tokens` counts them.
+        at_once: mixtures that share a batch.
     """
 
     def __init__(self, lm: Any, prepared: Sequence[Prepared], metric: str | None = None, batch_size: int = 32) -> None:
@@ -49,6 +54,8 @@ class Judge:
         wanted, _, wanted_filter = (metric or "").partition(",")
         self._metric, self.documents, self.tokens_out = wanted or None, sum(len(part.places) for part in prepared), 0
         self._filters = [_filter(part.task, wanted_filter or None) for part in prepared]
+        together = _is_wide(lm.device) and all(_is_greedy(part) for part in prepared)
+        self.at_once = max(batch_size // max(self.documents, 1), 1) if together else 1
 
     @property
     def metric(self) -> Metric:
@@ -61,34 +68,44 @@ class Judge:
         Raises:
             T2Error: the metric is not 0 or 1 for each document, or there is none of that name.
         """
+        rest = iter(mixtures)
         try:
-            for mixture in mixtures:
-                self._lm.apply_mixture(mixture)
-                torch.manual_seed(0)  # a task that samples draws the same numbers for every mixture, and again in a resumed search
-                yield self._outcome()
+            while group := list(itertools.islice(rest, self.at_once)):
+                yield from self._together(group) if len(group) > 1 else [self._alone(group[0])]
         finally:
             self._lm.apply_mixture(Mixture.base())
 
-    def _outcome(self) -> Outcome:
+    def _alone(self, mixture: Mixture) -> Outcome:
+        self._lm.apply_mixture(mixture)
+        torch.manual_seed(0)  # a task that samples draws the same numbers for every mixture, and again in a resumed search
+        return self._outcome(
+            [self._choose(part.instances) if _is_choice(part) else self._generate(part.instances) for part in self._prepared]
+        )
+
+    def _together(self, mixtures: list[Mixture]) -> list[Outcome]:
+        n = len(mixtures)
+        answers = [self._generate([i for i in part.instances for _ in mixtures], mixtures * len(part.instances)) for part in self._prepared]
+        return [self._outcome([part[k::n] for part in answers]) for k in range(n)]
+
+    def _outcome(self, answered: list[list[tuple[Any, float, int]]]) -> Outcome:
+        """Judge a mixture's answers to the instances of every part."""
         correct = [False] * self.documents
         likelihood, tokens = 0.0, 0
-        for part, chosen in zip(self._prepared, self._filters, strict=True):
-            choice = part.task.OUTPUT_TYPE == "multiple_choice"
-            answers = self._choose(part.instances) if choice else self._generate(part.instances)
+        for part, chosen, answers in zip(self._prepared, self._filters, answered, strict=True):
             for doc_id, right in enumerate(self._judge(part, chosen, [answer[0] for answer in answers])):
                 correct[part.places[doc_id]] = right
                 if not right:
                     continue
                 own = [(a, i) for a, i in zip(answers, part.instances, strict=True) if i.doc_id == doc_id]
-                best = self._own_answer(own)[0] if choice else own[0][0]
+                best = self._own_answer(own)[0] if _is_choice(part) else own[0][0]
                 if not math.isfinite(best[1]):  # of logits that are NaN any answer is the likeliest
                     correct[part.places[doc_id]] = False
                     continue
                 likelihood, tokens = likelihood + best[1], tokens + best[2]
         return Outcome(tuple(correct), likelihood, tokens)
 
-    def _generate(self, instances: list[Any]) -> list[tuple[Any, float, int]]:
-        replies = generate(self._lm, instances, self._batch_size)
+    def _generate(self, instances: list[Any], mixtures: list[Mixture] | None = None) -> list[tuple[Any, float, int]]:
+        replies = generate(self._lm, instances, self._batch_size, mixtures)
         self.tokens_out += sum(reply.tokens for reply in replies)
         return [(reply.text, reply.log_likelihood, reply.tokens) for reply in replies]
 
@@ -124,6 +141,21 @@ class Judge:
                 )
             right.append(bool(value))
         return right
+
+
+def _is_wide(device: torch.device) -> bool:
+    """Return whether a forward pass takes about as long for hundreds of rows as for ten."""
+    return device.type == "cuda"
+
+
+def _is_choice(part: Prepared) -> bool:
+    return part.task.OUTPUT_TYPE == "multiple_choice"
+
+
+def _is_greedy(part: Prepared) -> bool:
+    """Return whether each of the part's replies is the one that a single row decides: no sampling, no beams."""
+    options = [instance.args[1] for instance in part.instances if not _is_choice(part)]
+    return bool(options) and not any(o.get("do_sample") or o.get("temperature") or o.get("num_beams", 1) > 1 for o in options)
 
 
 def _filter(task: Any, name: str | None) -> Any:

@@ -1,12 +1,15 @@
 """Answers and their log-likelihoods from one pass: the scores that chose the tokens are the scores, no second forward."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
+
+from ...adapters.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,14 @@ class _LogLikelihoods(LogitsProcessor):
         return torch.stack(self._steps, 1)
 
 
-def generate(lm: Any, requests: Sequence[Any], batch_size: int) -> list[Reply]:
-    """Answer `requests` with the weights in force, as lm-eval's Hugging Face class does.
+def generate(lm: Any, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
+    """Answer `requests` as lm-eval's Hugging Face class does.
 
     Args:
         lm: model `t2`.
         requests: of kind ``generate_until``.
         batch_size: rows a batch.
+        mixtures: one for each request, see `ExpertBank.row_by_row`; None for the weights in force.
     """
     replies: list[Reply | None] = [None] * len(requests)
     groups: dict[str, list[int]] = {}
@@ -64,7 +68,8 @@ def generate(lm: Any, requests: Sequence[Any], batch_size: int) -> list[Reply]:
         members.sort(key=lambda i: -len(requests[i].args[0]))
         for start in range(0, len(members), batch_size):
             part = members[start : start + batch_size]
-            found = _batch(lm, [requests[i].args[0] for i in part], requests[part[0]].args[1])
+            with lm.bank.row_by_row([mixtures[i] for i in part]) if mixtures else nullcontext():
+                found = _batch(lm, [requests[i].args[0] for i in part], requests[part[0]].args[1])
             for i, reply in zip(part, found, strict=True):
                 replies[i] = reply
     return replies  # type: ignore[return-value]

@@ -144,7 +144,9 @@ def test_tokenizer_splits_digits_and_round_trips(world):
     assert chat == "<|im_start|>user\nhi<|im_end|>\n"
 
 
-@pytest.mark.parametrize("damage", ["truncated weights", "one byte", "missing file", "no marker", "marker of another model"])
+@pytest.mark.parametrize(
+    "damage", ["truncated weights", "one byte", "missing file", "no marker", "marker of another model", "old end of text"]
+)
 def test_damaged_folder_is_said_and_rebuilt(world, caplog, damage, monkeypatch):
     folder = default_model(progress=False)
     weights, marker = folder / "model.safetensors", folder / model.MARKER
@@ -157,6 +159,10 @@ def test_damaged_folder_is_said_and_rebuilt(world, caplog, damage, monkeypatch):
         (folder / "tokenizer.json").unlink()
     elif damage == "no marker":
         marker.unlink()
+    elif damage == "old end of text":  # as t2 made it before with transformers 5.17
+        config = folder / "tokenizer_config.json"
+        config.write_text(config.read_text().replace('"eos_token": "<|im_end|>"', '"eos_token": "<|im_start|>"'))
+        model._seal(folder, "cache")
     else:
         marker.write_text(marker.read_text().replace(pins.GGUF_SHA256, "0" * 64))
     assert problem(folder) is not None

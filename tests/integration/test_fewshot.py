@@ -280,6 +280,30 @@ def test_answers_of_nan_are_wrong_and_sampled_ones_do_not_differ_by_chance(world
         assert outcome.right == right and json.dumps(outcome.as_dict(), allow_nan=False)
 
 
+def test_mixtures_in_one_batch_get_the_outcomes_that_they_get_alone(world, tmp_path, monkeypatch):
+    tasks = load_tasks("tiny_train", world.tasks)
+    documents = draw(tasks, 6, 0)
+    mixtures = [Mixture.of({"math": a / 10, "code": 1 - a / 10}) for a in range(1, 10)] + [Mixture.base()]
+    alone = list(Judge(world.lm, prepare(tasks, documents), batch_size=24).outcomes(mixtures))
+    assert len({outcome.right for outcome in alone}) > 1
+    expected = read_mixture(adapt(options(world, tmp_path / "alone.json")))
+    batches, ask = [], world.lm.bank.row_by_row
+    monkeypatch.setattr(world.lm.bank, "row_by_row", lambda rows: batches.append(len(rows)) or ask(rows))
+    monkeypatch.setattr(evaluate_module, "_is_wide", lambda device: True)  # as on a GPU
+    judge = Judge(world.lm, prepare(tasks, documents), batch_size=25)
+    together = list(judge.outcomes(mixtures))
+    assert judge.at_once == 4 and batches == [24, 24, 12]
+    assert [o.correct for o in together] == [o.correct for o in alone] and [o.tokens for o in together] == [o.tokens for o in alone]
+    assert [o.log_likelihood for o in together] == pytest.approx([o.log_likelihood for o in alone], abs=1e-3)
+    found = read_mixture(adapt(options(world, tmp_path / "together.json")))
+    assert (
+        found.data["alpha"] == expected.data["alpha"] and found.data["scores"]["best"]["right"] == expected.data["scores"]["best"]["right"]
+    )
+    assert (found.data["cost"]["mixing"], expected.data["cost"]["mixing"]) == ("row by row", "linear")
+    sampled = load_tasks("tiny_train", world.tasks, gen_kwargs="do_sample=true,temperature=5.0")
+    assert Judge(world.lm, prepare(sampled, documents), batch_size=25).at_once == 1
+
+
 def test_other_versions_of_a_question_are_contaminated_and_a_groups_tasks_are_known(world, tmp_path, caplog):
     other = tmp_path / "tasks"
     shutil.copytree(world.tasks, other)

@@ -260,6 +260,29 @@ def test_linear_mixing_gives_the_weights_of_the_products(experts, dtype):
     assert torch.equal(model(IDS).logits, tiny().to(dtype)(IDS).logits)
 
 
+def test_every_row_is_answered_under_its_own_mixture(experts):
+    model = tiny().float()
+    bank = ExpertBank.load(model, "tiny", experts)
+    layers = len(model.model.layers)
+    mixtures = [Mixture.parse(text) for text in ("math=0.25+code=0.75", "raw=0.3+base=0.7", "code=0.4", "math")]
+    mixtures += [Mixture.base(), Mixture.per_layer({"math": [0.1] * layers, "code": [0.9 - 0.2 * i for i in range(layers)]})]
+    rows = [*mixtures, mixtures[0]]
+    ids = torch.arange(7 * len(rows)).reshape(len(rows), 7) % 50
+    expected = []
+    for row, mixture in zip(ids, rows, strict=True):
+        bank.apply(mixture)
+        expected.append(model(row[None]).logits[0])
+    bank.apply(mixtures[3])  # the weights in force have no say
+    alone = model(ids).logits
+    forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
+    with bank.row_by_row(rows):
+        torch.testing.assert_close(model(ids).logits, torch.stack(expected), atol=2e-5, rtol=1e-4)
+    assert forwards == {name: vars(module).get("forward") for name, module in model.named_modules()}
+    assert torch.equal(model(ids).logits, alone) and (alone[0] - expected[0]).abs().max() > 0.01
+    with pytest.raises(AdapterError, match="Unknown expert 'maht'"), bank.row_by_row([Mixture.single("maht")]):
+        pass
+
+
 def test_linear_mixing_without_memory_makes_mixtures_as_ever(experts, monkeypatch, caplog):
     monkeypatch.setattr("t2.adapters.bank.free_memory", lambda device: 1000)
     model = tiny()

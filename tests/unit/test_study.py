@@ -3,6 +3,8 @@
 import argparse
 import hashlib
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,35 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert made[0]["settings"] == {"lm": "t2", "limit": None, "batch_size": 32, "model": None, "dtype": None}
     assert made[1]["settings"]["lr"] == 3e-3 and made[1]["settings"]["seed"] == 3 and "output" not in made[1]["settings"]
     assert scored == ["base-arc_easy_text", "reasoning-seed3-arc_easy_text", "reasoning-seed3-arc_easy_text"]
+
+
+def test_rows_are_made_side_by_side_and_one_that_fails_keeps_no_other_from_being_made(tmp_path, monkeypatch):
+    runs = "{reasoning: [arc_easy_text, arc_challenge_text], math: gsm8k_answer}"
+    study = load_study(write(tmp_path, f"name: x\nruns: {runs}\nseeds: [3]\noutput: {tmp_path}\n"))
+    both, training = threading.Barrier(2, timeout=20), []
+
+    def train(study, row):
+        assert row.run not in training, "one adapter is trained twice at a time"
+        training.append(row.run)
+        time.sleep(0.05)
+        training.remove(row.run)
+        return tmp_path
+
+    def score(study, row, adapter):
+        if row.run is None and row.task.startswith("arc"):
+            both.wait()  # broken, were they made one after the other
+        if row.run == "math":
+            raise T2Error("math found nothing")
+        return {"score": 0.5}
+
+    monkeypatch.setattr(study_module, "rows", lambda study: sorted(rows(study), key=lambda row: row.run or ""))
+    monkeypatch.setattr(study_module, "_train", train)
+    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
+    monkeypatch.setattr(study_module, "_score", score)
+    with pytest.raises(T2Error, match="math found nothing"):
+        run_study(study, jobs=4)
+    made = {file.stem for file in (tmp_path / "x" / "rows").glob("*.json")}
+    assert made == {row.label for row in rows(study)} - {"math-seed3-gsm8k_answer"}
 
 
 def test_a_row_of_other_settings_is_neither_taken_nor_overwritten(tmp_path, monkeypatch):
