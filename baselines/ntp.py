@@ -9,6 +9,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..harness.errors import T2Error
+from .rollout import reply_end
 from .run import Run
 
 
@@ -31,7 +32,8 @@ def train_by_next_token(run: Run) -> None:
     if run.finished:
         return
     docs = [doc for step in range(run.config.steps) for doc in run.docs(step)]  # every step whole, in the order of REINFORCE
-    rows = [_row(run.tokenizer, prompt, solution(doc)) for prompt, doc in zip(run.prompts(docs), docs, strict=True)]
+    end = reply_end(run.model, run.tokenizer)
+    rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(run.prompts(docs), docs, strict=True)]
     trainer = Trainer(
         model=run.model,
         args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
@@ -45,10 +47,10 @@ def train_by_next_token(run: Run) -> None:
     trainer.train(resume_from_checkpoint=str(run.folder.path / "checkpoints" / state["checkpoint"]) if state else None)
 
 
-def _row(tokenizer: Any, prompt: str, solution: str) -> dict[str, list[int]]:
-    """Return ids, and labels that are -100 on the prompt; the end-of-text token is learned."""
+def _row(tokenizer: Any, prompt: str, solution: str, end: int) -> dict[str, list[int]]:
+    """Return ids, and labels that are -100 on the prompt; the token `end` is learned too."""
     start = tokenizer(prompt, add_special_tokens=tokenizer.chat_template is None)["input_ids"]
-    reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], end]
     return {"input_ids": start + reply, "attention_mask": [1] * len(start + reply), "labels": [-100] * len(start) + reply}
 
 

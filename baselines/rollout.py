@@ -83,3 +83,12 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     end = getattr(model.generation_config, "eos_token_id", None)
     end = tokenizer.eos_token_id if end is None else end
     return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]
+
+
+def reply_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that a reply is taught to end with: the tokenizer's end of text if that ends replies, else one that does.
+
+    A model that learns another never ends its replies.
+    """
+    ends = end_ids(model, tokenizer)
+    return tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]  # type: ignore[return-value]

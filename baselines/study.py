@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -296,8 +297,19 @@ def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
         "outcomes": "".join(right.get(i, "-") for i in range(total)),  # for paired tests; - is one that the few-shot search has seen
         "passes": results.get("t2", {}).get("passes", {}).get(row.task),
         **_search(study, row),
+        "scored_on": _machine(results),
         "command": command,
     }
+
+
+def _machine(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return GPU, or CPU where there is none, and versions, as lm-eval tells them."""
+    lines = {"GPU": r"GPU models and configuration:\s*GPU \d+: (.+)", "CPU": r"Model name: +(.+)", "torch": r"PyTorch version: (.+)"}
+    env = results.get("pretty_env_info") or ""
+    found = {name: match.group(1).strip() for name, pattern in lines.items() if (match := re.search(pattern, env))}
+    if "GPU" in found:
+        found.pop("CPU", None)
+    return {**found, "transformers": str(results.get("transformers_version"))}
 
 
 def _weights(study: Study, row: Row, adapter: Path | None, merged: Path) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def _study(argv: Sequence[str]) -> int:
         prog="t2 study",
         description="Train and score every run of a study, and print its tables; the same command again goes on where it was stopped.",
     )
-    parser.add_argument("study", metavar="STUDY", help="a YAML file, or the name of one of t2's own: default, adaptation")
+    own = sorted(path.stem for path in (Path(__file__).parents[1] / "baselines" / "studies").glob("*.yaml"))
+    parser.add_argument("study", metavar="STUDY", help=f"a YAML file, or the name of one of t2's own: {', '.join(own)}")
     parser.add_argument("--made", action="store_true", help="print the tables of the rows that there are, and make none")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows made at a time, on one machine (default: 1)")
     args = parser.parse_args(argv)

@@ -192,7 +192,7 @@ def _info(data: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
         "torch": line("PyTorch version"),
         "Python": line("Python version").split(" ")[0],
         "CPU": line("Model name"),
-        "GPU": line(r"GPU \d+"),
+        "GPU": line(r"(?:GPU models and configuration:[ \t]*)?GPU \d+"),  # of one GPU in the same line, of several in lines of their own
         "device": _text(config.get("device")),
         "batch size": _text(config.get("batch_size")),
         "dtype": _text(config.get("model_dtype")).removeprefix("torch."),

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, recomputed_layers
-from t2.baselines.rollout import Rollouts, generate
+from t2.baselines.rollout import Rollouts, generate, reply_end
 
 from .. import tiny
 
@@ -168,3 +169,10 @@ for i in range(0, 16, 2): kept[i] = None
 print(resident() - start < 9 * 2**22 and kept[1] is not None)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize(("ends", "own", "taught"), [([7, 9], 9, 9), ([7, 9], 3, 7), (7, 3, 7), (None, 3, 3)])
+def test_a_reply_is_taught_to_end_where_generation_stops(ends, own, taught):
+    """The tokenizer's end of text where that is one; a GGUF file's tokenizer may name another token."""
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+    assert reply_end(model, SimpleNamespace(eos_token_id=own)) == taught  # type: ignore[arg-type]

@@ -245,6 +245,14 @@ def test_versions_and_dtype_are_a_softer_note(here):
     assert "dtype: bfloat16 (hf a); float32 (hf b)" in text
 
 
+@pytest.mark.parametrize("told", ["GPU 0: NVIDIA H200", "\nGPU 0: NVIDIA H200\nGPU 1: NVIDIA H200\n"], ids=["one", "two"])
+def test_the_gpu_is_named(here, told):
+    """PyTorch's collect_env puts one GPU in the line of its heading, several in lines of their own."""
+    data = result(acc(10))
+    write("a.json", {**data, "pretty_env_info": data["pretty_env_info"].replace("Could not collect", told)})
+    assert "GPU NVIDIA H200" in report(["a.json"])
+
+
 # --- folders, several files, labels
 
 

@@ -215,6 +215,8 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
             "task_hashes": {"arc_easy_text": "abc"},
             "n-samples": {"arc_easy_text": {"original": 3, "effective": 2}},
             "t2": {"passes": {"arc_easy_text": {"pass1": {"seconds": 1.5}}}},
+            "pretty_env_info": "PyTorch version: 2.13.0+cpu\nGPU models and configuration: Could not collect\nModel name:     Some CPU",
+            "transformers_version": "5.19.0",
         }
         (folder / "results_2026.json").write_text(json.dumps(results))
         samples = [{"doc_id": 2, "exact_match": 1.0, "filter": "none"}, {"doc_id": 0, "exact_match": 0.0, "filter": "none"}]
@@ -228,6 +230,10 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
     found = study_module._score(study, base, None)
     assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "0-1")
     assert found["passes"] == {"pass1": {"seconds": 1.5}} and found["command"][0] == "lm_eval"
+    assert found["scored_on"] == {"CPU": "Some CPU", "torch": "2.13.0+cpu", "transformers": "5.19.0"}
+    gpu = "PyTorch version: 2.11.0\nGPU models and configuration: GPU 0: NVIDIA H200\nModel name: Some CPU"
+    assert study_module._machine({"pretty_env_info": gpu})["GPU"] == "NVIDIA H200"
+    assert "CPU" not in study_module._machine({"pretty_env_info": gpu})
     assert asked[0][asked[0].index("--model_args") + 1] == "dtype=bfloat16,strategy=base"
     wanted = {"svf": "dtype=bfloat16,strategy=expert:reasoning,experts={}", "lora": "dtype=bfloat16,strategy=base,peft={}"}
     for method, arguments in wanted.items():
