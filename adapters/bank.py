@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -233,9 +234,12 @@ class ExpertBank(Bank):
         before = {layer: vars(layer).get("forward") for layer in self._layers.values()}
         try:
             for name, layer in self._layers.items():
-                z = self._scales(distinct, name)[rows.to(self._base[name].device)].unsqueeze(1)
-                answer = partial(factored_linear, weight=self._base[name], bias=layer.bias, basis=self._basis(name), z=z)
-                layer.forward = answer  # type: ignore[assignment] - the argument has another name, which no caller uses
+                scales = self._scales(distinct, name)
+                answer = partial(F.linear, weight=self._base[name], bias=layer.bias)
+                if scales is not None:
+                    z = scales[rows.to(scales.device)].unsqueeze(1)
+                    answer = partial(factored_linear, weight=self._base[name], bias=layer.bias, basis=self._basis(name), z=z)
+                layer.forward = answer  # type: ignore[assignment] - the argument may have another name, which no caller uses
             yield
         finally:
             for layer, forward in before.items():
@@ -244,15 +248,23 @@ class ExpertBank(Bank):
                 else:
                     layer.forward = forward
 
-    def _scales(self, mixtures: Sequence[Mixture], name: str) -> Tensor:
-        """Return `scale` of several mixtures ``[mixtures, r]`` by one product; the base's is 1."""
+    def _scales(self, mixtures: Sequence[Mixture], name: str) -> Tensor | None:
+        """Return `scale` of several mixtures ``[mixtures, r]`` by one product: 1 for a mixture whose experts all leave the matrix as it is.
+
+        None where all mixtures do.
+        """
+        adapting = [expert for expert in self.names if name in self.experts[expert].vectors]
+        if not any(set(adapting) & set(mixture.experts) for mixture in mixtures):
+            return None
+        columns = {expert: i for i, expert in enumerate(adapting)}
         vectors = torch.stack(
-            [self.scale(Mixture.single(expert), name) for expert in self.names] + [torch.ones_like(self._basis(name).sigma)]
+            [self.scale(Mixture.single(expert), name) for expert in adapting] + [torch.ones_like(self._basis(name).sigma)]
         )
         alphas = torch.zeros(len(mixtures), len(vectors))
         for row, mixture in zip(alphas, mixtures, strict=True):
-            for expert, alpha in mixture.at(layer_of(name)) or ((BASE, 1.0),):
-                row[self.names.index(expert) if expert in self.experts else -1] = alpha
+            adapted = bool(set(adapting) & set(mixture.experts))
+            for expert, alpha in mixture.at(layer_of(name)) if adapted else ((BASE, 1.0),):
+                row[columns.get(expert, -1)] += alpha
         return alphas.to(vectors.device) @ vectors
 
     @torch.no_grad()

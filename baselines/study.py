@@ -10,8 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,6 +27,9 @@ from .config import load_config
 from .run_folder import hold
 
 logger = logging.getLogger("t2.study")
+
+_broken_off = threading.Event()
+"""Set where a study ends before its time: what runs is ended, and nothing is begun."""
 
 _FROM_CARD = ("method", "objective", "parameters", "samples", "best_step", "validation", "seconds", "cpu_seconds", "peak_memory_bytes",
               "machine", "versions", "git_commit", "base_fingerprint")  # fmt: skip
@@ -162,27 +164,31 @@ def run_study(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
 
     Args:
         study: what to make.
-        jobs: rows made at a time, in processes that share the machine, and its GPU if there is one.
+        jobs: adapters or strategies whose rows are made at a time, in processes that share the machine, and its GPU if there is one.
 
     Raises:
         T2Error: trainings or evaluations failed, told when all other rows are made; their logs are named. A row was made with other
             settings, or is to be made by vLLM, which cannot be used here. Another process makes this study.
+        KeyboardInterrupt: the study is broken off; processes that run are ended.
     """
     found = {row: made(study, row) for row in rows(study)}
     if missing := [row for row in found if found[row] is None]:
         if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
             raise T2Error(f"{missing[0].label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
-        training = defaultdict[tuple[str | None, int | None], threading.Lock](threading.Lock)
+        together: dict[Any, list[Row]] = {}  # the rows of one adapter
+        for row in missing:
+            together.setdefault(row if row.run is None else (row.run, row.seed), []).append(row)
         failed: list[str] = []
+        _broken_off.clear()
         with hold(study.folder), ThreadPoolExecutor(jobs) as pool:
-            started = {row: pool.submit(_make, study, row, training[row.run, row.seed]) for row in missing}
+            started = [pool.submit(_make, study, rows) for rows in together.values()]
             try:
-                for row, making in started.items():
-                    try:
-                        found[row] = making.result()
-                    except T2Error as error:
-                        failed.append(str(error))
+                for making in started:
+                    rows_made, errors = making.result()
+                    found |= rows_made
+                    failed += errors
             except BaseException:
+                _broken_off.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         if failed:
@@ -214,17 +220,33 @@ def made(study: Study, row: Row) -> dict[str, Any] | None:
     return None
 
 
-def _make(study: Study, row: Row, training: threading.Lock) -> dict[str, Any]:
-    logger.info("%s", row.label)
-    with training:  # several tasks score the same adapter
-        adapter = None if row.run is None else _train(study, row)
-    found = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
+def _make(study: Study, rows: Sequence[Row]) -> tuple[dict[Row, dict[str, Any]], list[str]]:
+    """Train the adapter that `rows` share, if any, and score each row; return the rows that were made, and why others were not."""
+    found: dict[Row, dict[str, Any]] = {}
+    failed: list[str] = []
+    try:
+        adapter = None if rows[0].run is None else _train(study, rows[0])
+        for row in rows:
+            logger.info("%s", row.label)
+            try:
+                found[row] = {**_card(row, adapter), **_score(study, row, adapter), "settings": _settings(study, row)}
+            except T2Error as error:
+                failed.append(str(error))
+            else:
+                _write(study, row, found[row])
+    except T2Error as error:
+        failed.append(str(error))
+    for why in failed:
+        logger.warning("%s", why)
+    return found, failed
+
+
+def _write(study: Study, row: Row, found: Mapping[str, Any]) -> None:
     file = study.folder / "rows" / f"{row.label}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, file)
-    return found
 
 
 def _settings(study: Study, row: Row) -> dict[str, Any]:
@@ -297,6 +319,7 @@ def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
         "outcomes": "".join(right.get(i, "-") for i in range(total)),  # for paired tests; - is one that the few-shot search has seen
         "passes": results.get("t2", {}).get("passes", {}).get(row.task),
         **_search(study, row),
+        "experts": results.get("t2", {}).get("experts"),  # name → sha256
         "scored_on": _machine(results),
         "command": command,
     }
@@ -370,11 +393,17 @@ def _log(study: Study, row: Row, what: str) -> Path:
 
 
 def _call(study: Study, row: Row, what: str, arguments: list[str]) -> None:
-    """Run Python in a process of its own, which gives all its memory back, with a log of its own."""
+    """Run Python in a process of its own, which gives all its memory back, with a log of its own; it ends when the study is broken off."""
+    if _broken_off.is_set():
+        raise T2Error(f"{row.label}: {what} was not begun.")
     log = _log(study, row, what)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as out:
-        done = subprocess.run([sys.executable, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
+    command = [sys.executable, *arguments]
+    with log.open("a", encoding="utf-8") as out, subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if _broken_off.wait(0.1):
+                process.terminate()
+                process.wait()
+    if process.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise T2Error(f"{row.label}: {what} ended with status {done.returncode} ({' '.join(last)[:300]}). Its log: {log}")
+        raise T2Error(f"{row.label}: {what} ended with status {process.returncode} ({' '.join(last)[:300]}). Its log: {log}")

@@ -152,7 +152,7 @@ def _study(argv: Sequence[str]) -> int:
     own = sorted(path.stem for path in (Path(__file__).parents[1] / "baselines" / "studies").glob("*.yaml"))
     parser.add_argument("study", metavar="STUDY", help=f"a YAML file, or the name of one of t2's own: {', '.join(own)}")
     parser.add_argument("--made", action="store_true", help="print the tables of the rows that there are, and make none")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows made at a time, on one machine (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="adapters or strategies to make at a time (default: 1)")
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1; got {args.jobs}")

@@ -64,7 +64,7 @@ def paper_rows(model: str, tasks: Iterable[str]) -> list[PaperRow]:
 
 _STUDIED = {
     "gsm8k_answer": "GSM8K", "mbpp_chat": "MBPP-Pro", "arc_easy_text": "ARC-Easy",
-    "math500": "MATH", "humaneval_instruct": "HumanEval", "arc_challenge_text": "ARC-Challenge",
+    "math500": "MATH", "humaneval_instruct": "HumanEval", "humaneval_chat": "HumanEval", "arc_challenge_text": "ARC-Challenge",
 }  # fmt: skip
 
 

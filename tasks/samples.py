@@ -48,6 +48,7 @@ FORMS = {
     "humaneval_64": _HUMANEVAL,
     "humaneval_instruct": _HUMANEVAL_CHAT,
     "humaneval_64_instruct": _HUMANEVAL_CHAT,
+    "humaneval_chat": Form("humaneval", humaneval.whole_functions, humaneval.job),
     "humaneval_plus": Form("humaneval_plus", humaneval.complete, humaneval.plus_job),
     "mbpp": _MBPP,
     "mbpp_64": _MBPP,

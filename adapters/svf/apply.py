@@ -74,15 +74,18 @@ def factored_linear(x: Tensor, weight: Tensor, bias: Tensor | None, basis: Basis
     """Apply W' to x without forming it: two extra products with Q.
 
     Args:
-        x: ``[batch, seq, n]``.
+        x: ``[batch, seq, n]``, or ``[batch · seq, n]``, as some models hand it on.
         weight: W ``[m, n]``.
         bias: ``[m]`` or None.
         basis: of W.
         z: ``[r]`` for all, or ``[batch, 1, r]``: every sample its own expert.
 
     Returns:
-        ``[batch, seq, m]`` in the dtype of x. The correction is computed in float32, so z = 1 is exactly the base.
+        ``[batch, seq, m]``, or ``[batch · seq, m]``, in the dtype of x. The correction is computed in float32 (under autocast in
+        its dtype), so z = 1 is exactly the base.
     """
+    if z.dim() == 3 and x.dim() == 2:
+        return factored_linear(x.unflatten(0, (len(z), -1)), weight, bias, basis, z).flatten(0, 1)
     q = basis.vectors
     if basis.left:
         y = F.linear(x, weight)

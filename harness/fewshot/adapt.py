@@ -204,19 +204,19 @@ class _Adaptation:
         self._tell(space, found, base, confirmed)
         return self._content(form, choice, searches, base, confirmed)
 
-    # ---- evaluating, each candidate once, and kept at once
+    # ---- evaluating, each candidate once, and kept as soon as its batch is done
 
     def _known(self, form: str, name: str) -> Outcome | None:
         kept = self.journal.outcomes.get(form, {}).get(name)
         return None if kept is None else Outcome.of(kept)
 
     def _evaluate(self, form: str, mixtures: dict[str, Mixture]) -> Outcome:
-        (outcome,) = self._outcomes(form, mixtures)
+        (outcome,) = self._outcomes(form, mixtures, merged=True)
         return outcome
 
-    def _outcomes(self, form: str, mixtures: dict[str, Mixture]) -> Iterator[Outcome]:
+    def _outcomes(self, form: str, mixtures: dict[str, Mixture], merged: bool = False) -> Iterator[Outcome]:
         start, tokens = time.perf_counter(), self.judge.tokens_out
-        for name, outcome in zip(mixtures, self.judge.outcomes(mixtures.values()), strict=True):
+        for name, outcome in zip(mixtures, self.judge.outcomes(mixtures.values(), merged), strict=True):
             self.journal.outcomes.setdefault(form, {})[name] = outcome.as_dict()
             now = time.perf_counter()
             self.journal.seconds += now - start

@@ -62,16 +62,20 @@ class Judge:
         """What judges; its name is known once something was evaluated."""
         return Metric(self._metric or "?", self._filters[0].name)
 
-    def outcomes(self, mixtures: Iterable[Mixture]) -> Iterator[Outcome]:
+    def outcomes(self, mixtures: Iterable[Mixture], merged: bool = False) -> Iterator[Outcome]:
         """Yield the outcome of each mixture as it comes; the base weights are back when the iterator is closed or done.
+
+        Args:
+            mixtures: to score.
+            merged: one after the other in merged weights, as they will answer, also where a batch has room for several.
 
         Raises:
             T2Error: the metric is not 0 or 1 for each document, or there is none of that name.
         """
-        rest = iter(mixtures)
+        rest, at_once = iter(mixtures), 1 if merged else self.at_once
         try:
-            while group := list(itertools.islice(rest, self.at_once)):
-                yield from self._together(group) if len(group) > 1 else [self._alone(group[0])]
+            while group := list(itertools.islice(rest, at_once)):
+                yield from [self._alone(group[0])] if at_once == 1 else self._together(group)
         finally:
             self._lm.apply_mixture(Mixture.base())
 

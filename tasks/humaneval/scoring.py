@@ -8,6 +8,7 @@ from typing import Any
 from ...harness.sandbox import Job
 from .. import code_scoring
 from ..evalplus import straight_tests
+from ..mbpp.forms import extract_code
 from ..references import reference
 
 Doc = Mapping[str, Any]
@@ -21,6 +22,14 @@ def complete(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[s
 def complete_block(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
     """Return the programs of chat replies that continue an opened code block: up to where the block closes."""
     return complete([[reply.partition("```")[0] for reply in replies] for replies in resps], docs)
+
+
+def whole_functions(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
+    """Return the programs of chat replies that hold the whole function: what stands before it in the prompt, and the first code block."""
+    return [
+        [doc["prompt"].partition(f"def {doc['entry_point']}(")[0] + extract_code(reply) for reply in replies]
+        for replies, doc in zip(resps, docs, strict=True)
+    ]
 
 
 def judge(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:

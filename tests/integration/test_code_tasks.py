@@ -216,7 +216,7 @@ def test_settings_are_lm_evals_own(name: str) -> None:
 
 def test_no_task_of_ours_is_unsafe() -> None:
     names = [path.stem for path in OURS.glob("*/*.yaml") if path.parent.name in ("humaneval", "mbpp")]
-    assert sorted(names) == sorted([*NAMES, "mbpp_64", "mbpp_chat", "mbpp_t2"]) == sorted(FORMS)
+    assert sorted(names) == sorted([*NAMES, "humaneval_chat", "mbpp_64", "mbpp_chat", "mbpp_t2"]) == sorted(FORMS)
     assert [name for name in names if "unsafe_code" in load_yaml(OURS / name.split("_")[0] / f"{name}.yaml", resolve_func=False)] == []
 
 
@@ -295,6 +295,18 @@ def test_instruct_forms_take_the_code_block() -> None:
     scores = evaluate("mbpp_instruct", lambda p: next(replies))["results"]["mbpp_instruct"]
     assert scores["pass_at_1,extract_code"] == pytest.approx(2 / 3)
     assert scores["extracted,extract_code"] == pytest.approx(2 / 3)
+
+
+def test_humaneval_chat_takes_the_whole_function_and_the_prompts_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [{**doc, "prompt": "from typing import List\n\n\n" + doc["prompt"]} for doc in HUMANEVAL_DOCS]
+    monkeypatch.setitem(DOCS, "humaneval", typed)
+    assert (
+        ours("humaneval_chat").fewshot_context(typed[0], 0).endswith('"""\n```\nReply with the whole function only, in a ```python block.')
+    )
+    whole = "Sure:\n```python\ndef triple(x: int) -> List[int]:\n    return {} * x\n```\nIt triples."
+    made = iter([whole.format(3), whole.format(9), "I cannot."])
+    scores = evaluate("humaneval_chat", lambda p: next(made))["results"]["humaneval_chat"]
+    assert scores["pass@1,create_test"] == pytest.approx(1 / 3) and scores["extracted,create_test"] == pytest.approx(2 / 3)
 
 
 def test_mbpp_chat_is_asked_and_scored_as_it_is_trained() -> None:

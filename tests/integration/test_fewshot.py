@@ -242,7 +242,7 @@ def test_a_search_that_could_not_be_written_is_kept_and_other_prompts_begin_anew
     kept = json.loads((tmp_path / "m.json.search").read_text())["outcomes"]["normalised"]
     monkeypatch.undo()
     evaluated, outcomes = [], Judge.outcomes
-    monkeypatch.setattr(Judge, "outcomes", lambda self, mixtures: outcomes(self, [evaluated.append(m) or m for m in mixtures]))
+    monkeypatch.setattr(Judge, "outcomes", lambda self, mixtures, *how: outcomes(self, [evaluated.append(m) or m for m in mixtures], *how))
     with monkeypatch.context() as patch:
         patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
         made = read_mixture(adapt(options(world, tmp_path / "m.json", iterations=2)))
@@ -291,8 +291,8 @@ def test_mixtures_in_one_batch_get_the_outcomes_that_they_get_alone(world, tmp_p
     monkeypatch.setattr(world.lm.bank, "row_by_row", lambda rows: batches.append(len(rows)) or ask(rows))
     monkeypatch.setattr(evaluate_module, "_is_wide", lambda device: True)  # as on a GPU
     judge = Judge(world.lm, prepare(tasks, documents), batch_size=25)
-    together = list(judge.outcomes(mixtures))
-    assert judge.at_once == 4 and batches == [24, 24, 12]
+    together = list(judge.outcomes(mixtures[:9])) + list(judge.outcomes(mixtures[9:], merged=True))
+    assert judge.at_once == 4 and batches == [24, 24, 6]  # a last one alone is answered as the others are
     assert [o.correct for o in together] == [o.correct for o in alone] and [o.tokens for o in together] == [o.tokens for o in alone]
     assert [o.log_likelihood for o in together] == pytest.approx([o.log_likelihood for o in alone], abs=1e-3)
     found = read_mixture(adapt(options(world, tmp_path / "together.json")))

@@ -264,7 +264,7 @@ def test_every_row_is_answered_under_its_own_mixture(experts):
     model = tiny().float()
     bank = ExpertBank.load(model, "tiny", experts)
     layers = len(model.model.layers)
-    mixtures = [Mixture.parse(text) for text in ("math=0.25+code=0.75", "raw=0.3+base=0.7", "code=0.4", "math")]
+    mixtures = [Mixture.parse(text) for text in ("math=0.25+code=0.75", "raw=0.3+base=0.7", "code=0.4", "math=0.4")]
     mixtures += [Mixture.base(), Mixture.per_layer({"math": [0.1] * layers, "code": [0.9 - 0.2 * i for i in range(layers)]})]
     rows = [*mixtures, mixtures[0]]
     ids = torch.arange(7 * len(rows)).reshape(len(rows), 7) % 50
@@ -275,7 +275,13 @@ def test_every_row_is_answered_under_its_own_mixture(experts):
     bank.apply(mixtures[3])  # the weights in force have no say
     alone = model(ids).logits
     forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
+    layer = model.model.layers[0].mlp.gate_proj
+    inputs = torch.randn(len(rows), 7, layer.in_features)
+    with bank.row_by_row(rows[3:5]):
+        only = model(ids[3:5]).logits  # no one of these adapts o_proj, which `code` does
+    torch.testing.assert_close(only, torch.stack(expected[3:5]), atol=2e-5, rtol=1e-4)
     with bank.row_by_row(rows):
+        assert torch.equal(layer(inputs.flatten(0, 1)), layer(inputs).flatten(0, 1))
         torch.testing.assert_close(model(ids).logits, torch.stack(expected), atol=2e-5, rtol=1e-4)
     assert forwards == {name: vars(module).get("forward") for name, module in model.named_modules()}
     assert torch.equal(model(ids).logits, alone) and (alone[0] - expected[0]).abs().max() > 0.01

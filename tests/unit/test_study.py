@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import signal
 import threading
 import time
 from pathlib import Path
@@ -112,32 +113,50 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
 
 def test_rows_are_made_side_by_side_and_one_that_fails_keeps_no_other_from_being_made(tmp_path, monkeypatch):
-    runs = "{reasoning: [arc_easy_text, arc_challenge_text], math: gsm8k_answer}"
+    runs = "{reasoning: [arc_easy_text, arc_challenge_text], math: gsm8k_answer, code: [mbpp_chat, humaneval_instruct]}"
     study = load_study(write(tmp_path, f"name: x\nruns: {runs}\nseeds: [3]\noutput: {tmp_path}\n"))
-    both, training = threading.Barrier(2, timeout=20), []
+    both, trained = threading.Barrier(2, timeout=20), []
 
     def train(study, row):
-        assert row.run not in training, "one adapter is trained twice at a time"
-        training.append(row.run)
-        time.sleep(0.05)
-        training.remove(row.run)
+        trained.append(row.run)
+        if row.run == "code":
+            raise T2Error("code found nothing")
         return tmp_path
 
     def score(study, row, adapter):
         if row.run is None and row.task.startswith("arc"):
             both.wait()  # broken, were they made one after the other
         if row.run == "math":
-            raise T2Error("math found nothing")
+            raise T2Error("math has no score")
         return {"score": 0.5}
 
-    monkeypatch.setattr(study_module, "rows", lambda study: sorted(rows(study), key=lambda row: row.run or ""))
     monkeypatch.setattr(study_module, "_train", train)
     monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
     monkeypatch.setattr(study_module, "_score", score)
-    with pytest.raises(T2Error, match="math found nothing"):
-        run_study(study, jobs=4)
+    monkeypatch.setattr(study_module, "rows", lambda study: sorted(rows(study), key=lambda row: row.run or ""))
+    with pytest.raises(T2Error, match="code found nothing\nmath has no score"):
+        run_study(study, jobs=2)
     made = {file.stem for file in (tmp_path / "x" / "rows").glob("*.json")}
-    assert made == {row.label for row in rows(study)} - {"math-seed3-gsm8k_answer"}
+    assert made == {row.label for row in rows(study) if row.run not in ("math", "code")} and len(made) == 7
+    assert sorted(trained) == ["code", "math", "reasoning"]  # each once, whatever number of tasks score it
+
+
+def test_a_study_that_is_broken_off_ends_what_runs_and_begins_nothing(tmp_path, monkeypatch):
+    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: [arc_easy_text, arc_challenge_text]}}\noutput: {tmp_path}\n"))
+    begun = []
+
+    def score(study, row, adapter):
+        begun.append(row.label)
+        threading.Timer(1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+        study_module._call(study, row, "score", ["-c", "import time; time.sleep(100)"])
+
+    monkeypatch.setattr(study_module, "_score", score)
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study)
+    assert time.monotonic() - before < 50 and begun == ["base-arc_easy_text"]
+    with pytest.raises(T2Error, match="train was not begun"):
+        study_module._call(study, next(rows(study)), "train", ["-c", "raise SystemExit('begun')"])
 
 
 def test_a_row_of_other_settings_is_neither_taken_nor_overwritten(tmp_path, monkeypatch):
@@ -196,6 +215,7 @@ def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypat
 def test_what_fails_is_named_with_its_log(tmp_path):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
     row = next(rows(study))
+    study_module._broken_off.clear()
     with pytest.raises(T2Error, match=r"base-arc_easy_text: score ended with status 1 \(.*no such thing.*base-arc_easy_text-score.log"):
         study_module._call(study, row, "score", ["-c", "raise SystemExit('no such thing')"])
 
