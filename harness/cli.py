@@ -156,7 +156,8 @@ def _study(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1; got {args.jobs}")
-    from ..baselines.study import load_study, made, rows, run_study
+    from ..baselines.study import load_study, rows
+    from ..baselines.study_rows import made, run_study
     from ..reports.study import study_tables
 
     study = load_study(args.study)

@@ -24,7 +24,7 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
     stand beside, marked †.
 
     Args:
-        rows: of `t2.baselines.study.run_study`.
+        rows: of `t2.baselines.study_rows.run_study`.
 
     Raises:
         ReportError: a task has no row of the base model, or rows scored other documents than it.

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from t2.adapters.experts import load_expert, shipped
-from t2.baselines import study as study_module
+from t2.baselines import study_rows
 from t2.baselines.run_folder import hold
-from t2.baselines.study import load_study, rows, run_study
+from t2.baselines.study import Row, load_study, rows
+from t2.baselines.study_rows import run_study
 from t2.harness.cli import main
 from t2.harness.errors import T2Error
 from t2.harness.fewshot import command
@@ -38,12 +39,15 @@ def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
 def test_the_shipped_strategies_are_options_that_t2_eval_takes():
     study = load_study("adaptation")
     found = list(rows(study))
-    assert len(found) == 3 * (1 + len(study.strategies))
+    by_task = {task: [row.strategy for row in found if row.task == task] for task in study.tasks}
+    shots = ["fewshot-3-light", "fewshot-3", "fewshot-5", "fewshot-10", "fewshot-20"]
+    assert by_task["arc_challenge_text"] == [None, "prompt", "score", "cls", "probe", *shots]  # tables 8 and 10 are of this task alone
+    assert by_task["humaneval_chat"] == by_task["math500"] == [None, "prompt", "score", "cls", "probe", "fewshot-10"]
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for add in (command._search_arguments, command._shared_arguments):
         add(parser)
     for row in found:
-        words = study_module._command(study, row, {}, Path("out"))
+        words = study_rows._command(study, row, {}, Path("out"))
         if row.strategy:
             args, rest = parser.parse_known_args(words[2:])
             left = {word for word in rest if word.startswith("--")}
@@ -65,6 +69,10 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         load_study(write(tmp_path, "name: x\nstrategies: {a: {model_args: dispatch=probe}}\n"))
     for part in ("strategies must map labels to options", "strategies need tasks"):
         assert part in str(caught.value)
+    with pytest.raises(T2Error, match=r"tasks of strategy 'few' must be some of \['math500'\]; got \['humaneval'\]"):
+        load_study(write(tmp_path, "name: x\nstrategies: {few: {strategy: fewshot, tasks: [humaneval]}}\ntasks: [math500]\n"))
+    with pytest.raises(T2Error, match=r"tasks of strategy 'few' must be some of .* got 'math500'"):
+        load_study(write(tmp_path, "name: x\nstrategies: {few: {strategy: fewshot, tasks: math500}}\ntasks: [math500]\n"))
     with pytest.raises(T2Error, match="lm is 'vllm'; it can be t2 or t2-vllm"):
         load_study(write(tmp_path, "name: x\nruns: {reasoning: arc_easy_text}\nlm: vllm\n"))
     with pytest.raises(T2Error) as caught:
@@ -92,8 +100,8 @@ def test_a_wrong_configuration_is_told_before_anything_runs(tmp_path):
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\nseeds: [3]\noutput: {tmp_path}\n"))
-    monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
-    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {"method": "svf" if adapter else "base"})
+    monkeypatch.setattr(study_rows, "_train", lambda study, row: tmp_path)
+    monkeypatch.setattr(study_rows, "_card", lambda row, adapter: {"method": "svf" if adapter else "base"})
     scored = []
 
     def score(study, row, adapter):
@@ -102,7 +110,7 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return {"score": 0.5}
 
-    monkeypatch.setattr(study_module, "_score", score)
+    monkeypatch.setattr(study_rows, "_score", score)
     with pytest.raises(KeyboardInterrupt):
         run_study(study)
     made = run_study(study)
@@ -130,10 +138,10 @@ def test_rows_are_made_side_by_side_and_one_that_fails_keeps_no_other_from_being
             raise T2Error("math has no score")
         return {"score": 0.5}
 
-    monkeypatch.setattr(study_module, "_train", train)
-    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
-    monkeypatch.setattr(study_module, "_score", score)
-    monkeypatch.setattr(study_module, "rows", lambda study: sorted(rows(study), key=lambda row: row.run or ""))
+    monkeypatch.setattr(study_rows, "_train", train)
+    monkeypatch.setattr(study_rows, "_card", lambda row, adapter: {})
+    monkeypatch.setattr(study_rows, "_score", score)
+    monkeypatch.setattr(study_rows, "rows", lambda study: sorted(rows(study), key=lambda row: row.run or ""))
     with pytest.raises(T2Error, match="code found nothing\nmath has no score"):
         run_study(study, jobs=2)
     made = {file.stem for file in (tmp_path / "x" / "rows").glob("*.json")}
@@ -148,22 +156,22 @@ def test_a_study_that_is_broken_off_ends_what_runs_and_begins_nothing(tmp_path, 
     def score(study, row, adapter):
         begun.append(row.label)
         threading.Timer(1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
-        study_module._call(study, row, "score", ["-c", "import time; time.sleep(100)"])
+        study_rows._call(study, row, "score", ["-c", "import time; time.sleep(100)"])
 
-    monkeypatch.setattr(study_module, "_score", score)
+    monkeypatch.setattr(study_rows, "_score", score)
     before = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_study(study)
     assert time.monotonic() - before < 50 and begun == ["base-arc_easy_text"]
     with pytest.raises(T2Error, match="train was not begun"):
-        study_module._call(study, next(rows(study)), "train", ["-c", "raise SystemExit('begun')"])
+        study_rows._call(study, next(rows(study)), "train", ["-c", "raise SystemExit('begun')"])
 
 
 def test_a_row_of_other_settings_is_neither_taken_nor_overwritten(tmp_path, monkeypatch):
     text = f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"
-    monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
-    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
-    monkeypatch.setattr(study_module, "_score", lambda study, row, adapter: {"score": 0.1})
+    monkeypatch.setattr(study_rows, "_train", lambda study, row: tmp_path)
+    monkeypatch.setattr(study_rows, "_card", lambda row, adapter: {})
+    monkeypatch.setattr(study_rows, "_score", lambda study, row, adapter: {"score": 0.1})
     run_study(load_study(write(tmp_path, text)))
     with pytest.raises(T2Error, match=r"base-arc_easy_text\.json was made with other settings than study 'x' has now"):
         run_study(load_study(write(tmp_path, text + "limit: 3\n")))
@@ -188,8 +196,8 @@ def test_the_tables_so_far_are_shown_without_making_anything(tmp_path, monkeypat
     row = {"run": None, "seed": None, "task": "arc_easy_text", "metric": "exact_match", "outcomes": "01", "task_hash": "a", "documents": 2}
     (tmp_path / "x" / "rows").mkdir(parents=True)
     file = tmp_path / "x" / "rows" / f"{base.label}.json"
-    file.write_text(json.dumps({**row, "method": "base", "settings": study_module._settings(study, base)}))
-    monkeypatch.setattr(study_module, "_call", lambda *_: pytest.fail("something runs"))
+    file.write_text(json.dumps({**row, "method": "base", "settings": study_rows._settings(study, base)}))
+    monkeypatch.setattr(study_rows, "_call", lambda *_: pytest.fail("something runs"))
     assert main(["study", str(tmp_path / "study.yaml"), "--made"]) == 0
     shown = capsys.readouterr().out
     assert "base model" in shown and "50.00" in shown and len(shown.strip().splitlines()) == 5
@@ -198,14 +206,14 @@ def test_the_tables_so_far_are_shown_without_making_anything(tmp_path, monkeypat
 def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypatch):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\nseeds: [3]\noutput: {tmp_path}\n"))
     scored = []
-    monkeypatch.setattr(study_module, "__file__", str(tmp_path / "study.py"))
-    monkeypatch.setattr(study_module, "_train", lambda study, row: tmp_path)
-    monkeypatch.setattr(study_module, "_card", lambda row, adapter: {})
-    monkeypatch.setattr(study_module, "_score", lambda study, row, adapter: scored.append(row.label) or {"score": 0.1})
+    monkeypatch.setattr(study_rows, "__file__", str(tmp_path / "study_rows.py"))
+    monkeypatch.setattr(study_rows, "_train", lambda study, row: tmp_path)
+    monkeypatch.setattr(study_rows, "_card", lambda row, adapter: {})
+    monkeypatch.setattr(study_rows, "_score", lambda study, row, adapter: scored.append(row.label) or {"score": 0.1})
     published = tmp_path / "studies" / "x"
     published.mkdir(parents=True)
     for row in list(rows(study)):
-        settings = study_module._settings(study, row)
+        settings = study_rows._settings(study, row)
         changed = settings if row.run is None else {**settings, "steps": 99}
         (published / f"{row.label}.json").write_text(json.dumps({"score": 0.9, "settings": changed}))
     assert [row["score"] for row in run_study(study)] == [0.9, 0.1]
@@ -215,9 +223,9 @@ def test_a_published_row_counts_if_its_settings_are_the_same(tmp_path, monkeypat
 def test_what_fails_is_named_with_its_log(tmp_path):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
     row = next(rows(study))
-    study_module._broken_off.clear()
+    study_rows._broken_off.clear()
     with pytest.raises(T2Error, match=r"base-arc_easy_text: score ended with status 1 \(.*no such thing.*base-arc_easy_text-score.log"):
-        study_module._call(study, row, "score", ["-c", "raise SystemExit('no such thing')"])
+        study_rows._call(study, row, "score", ["-c", "raise SystemExit('no such thing')"])
 
 
 def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
@@ -244,33 +252,33 @@ def test_a_row_is_read_from_lm_evals_files(tmp_path, monkeypatch):
         text = "\n".join(json.dumps(sample, ensure_ascii=False) for sample in samples)
         (folder / "samples_arc_easy_text_2026.jsonl").write_text(text, encoding="utf-8")
 
-    monkeypatch.setattr(study_module, "_call", call)
+    monkeypatch.setattr(study_rows, "_call", call)
     base, trained = list(rows(study))[:2]
     (study.folder / "results" / base.label / "of_another_model").mkdir(parents=True)
-    found = study_module._score(study, base, None)
+    found = study_rows._score(study, base, None)
     assert (found["score"], found["extracted"], found["documents"], found["outcomes"]) == (0.5, 0.75, 2, "0-1")
     assert found["passes"] == {"pass1": {"seconds": 1.5}} and found["command"][0] == "lm_eval"
     assert found["scored_on"] == {"CPU": "Some CPU", "torch": "2.13.0+cpu", "transformers": "5.19.0"}
     gpu = "PyTorch version: 2.11.0\nGPU models and configuration: GPU 0: NVIDIA H200\nModel name: Some CPU"
-    assert study_module._machine({"pretty_env_info": gpu})["GPU"] == "NVIDIA H200"
-    assert "CPU" not in study_module._machine({"pretty_env_info": gpu})
+    assert study_rows._machine({"pretty_env_info": gpu})["GPU"] == "NVIDIA H200"
+    assert "CPU" not in study_rows._machine({"pretty_env_info": gpu})
     assert asked[0][asked[0].index("--model_args") + 1] == "dtype=bfloat16,strategy=base"
     wanted = {"svf": "dtype=bfloat16,strategy=expert:reasoning,experts={}", "lora": "dtype=bfloat16,strategy=base,peft={}"}
     for method, arguments in wanted.items():
         adapter = tmp_path / method / "reasoning"
         adapter.mkdir(parents=True)
         (adapter / "card.json").write_text(json.dumps({"method": method}))
-        monkeypatch.setattr(study_module.Row, "label", property(lambda self, name=method: name))
-        study_module._score(study, trained, adapter)
+        monkeypatch.setattr(Row, "label", property(lambda self, name=method: name))
+        study_rows._score(study, trained, adapter)
         assert asked[-1][asked[-1].index("--model_args") + 1] == arguments.format(adapter)
 
 
 def test_an_evaluation_that_left_less_than_it_scored_makes_no_row(tmp_path, monkeypatch):
     study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
     base = next(rows(study))
-    monkeypatch.setattr(study_module, "_call", lambda *_: None)
+    monkeypatch.setattr(study_rows, "_call", lambda *_: None)
     with pytest.raises(T2Error, match=r"lm-eval left no results in .*base-arc_easy_text-score\.log tells"):
-        study_module._score(study, base, None)
+        study_rows._score(study, base, None)
 
     def call(*_):
         folder = study.folder / "results" / base.label / "model"
@@ -283,9 +291,9 @@ def test_an_evaluation_that_left_less_than_it_scored_makes_no_row(tmp_path, monk
         (folder / "results_2026.json").write_text(json.dumps(results))
         (folder / "samples_arc_easy_text_2026.jsonl").write_text('{"doc_id": 0, "exact_match": 1.0, "filter": "none"}\n')
 
-    monkeypatch.setattr(study_module, "_call", call)
+    monkeypatch.setattr(study_rows, "_call", call)
     with pytest.raises(T2Error, match="has 1 documents, where 3 were scored"):
-        study_module._score(study, base, None)
+        study_rows._score(study, base, None)
 
 
 def test_vllm_scores_the_base_svf_as_it_is_and_other_adapters_merged(tmp_path, monkeypatch):
@@ -293,24 +301,24 @@ def test_vllm_scores_the_base_svf_as_it_is_and_other_adapters_merged(tmp_path, m
     study = load_study(write(tmp_path, text))
     row = list(rows(study))[1]
     called = []
-    monkeypatch.setattr(study_module, "_call", lambda study, row, what, arguments: called.append((what, arguments)))
+    monkeypatch.setattr(study_rows, "_call", lambda study, row, what, arguments: called.append((what, arguments)))
     found = {}
     for method in ("svf", "lora"):
         adapter = tmp_path / method / "reasoning"
         adapter.mkdir(parents=True)
         (adapter / "card.json").write_text(json.dumps({"method": method}))
-        found[method] = study_module._weights(study, row, adapter, tmp_path / "merged")
+        found[method] = study_rows._weights(study, row, adapter, tmp_path / "merged")
     assert found["svf"] == {"strategy": "expert:reasoning", "experts": adapter.parents[1] / "svf" / "reasoning"}
     assert found["lora"] == {"strategy": "base", "pretrained": tmp_path / "merged"}
     assert called == [("merge", ["-m", "t2.baselines.merge", str(adapter), str(tmp_path / "merged"), "org/model"])]
-    command = study_module._command(study, row, found["lora"], Path("out"))
+    command = study_rows._command(study, row, found["lora"], Path("out"))
     assert command[:5] == ["lm_eval", "--model", "t2-vllm", "--model_args", f"pretrained={tmp_path / 'merged'},strategy=base"]
     assert command[command.index("--batch_size") + 1] == "auto"
 
 
 def test_a_study_that_needs_vllm_says_so_before_anything_is_trained(tmp_path, monkeypatch):
     study = load_study(write(tmp_path, f"name: x\nlm: t2-vllm\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n"))
-    monkeypatch.setattr(study_module.vllm_import, "trouble", lambda: ("vLLM is not installed", "pip install it"))
+    monkeypatch.setattr(study_rows.vllm_import, "trouble", lambda: ("vLLM is not installed", "pip install it"))
     with pytest.raises(T2Error, match=r"base-arc_easy_text: lm is t2-vllm\. vLLM is not installed: pip install it"):
         run_study(study)
     assert not (tmp_path / "x").exists()
@@ -330,25 +338,26 @@ def test_strategies_are_scored_by_t2_eval(tmp_path):
         tasks: [humaneval]
         strategies:
           probe: {strategy: prompt, model_args: {dispatch: probe}}
-          few: {strategy: fewshot, shots: 3}
+          few: {strategy: fewshot, shots: 3, tasks: [humaneval]}
         settings: {dtype: float32, model: org/model}
         limit: 5
     """
     study = load_study(write(tmp_path, text))
     base, probe, few = rows(study)
     assert [row.label for row in (base, probe, few)] == ["base-humaneval", "probe-humaneval", "few-humaneval"]
-    assert study_module._settings(study, few) == {
+    assert study_rows._settings(study, few) == {
         "lm": "t2", "limit": 5, "batch_size": 32, "model": "org/model", "dtype": "float32", "strategy": "fewshot", "shots": 3,
         "shipped_experts": {name: load_expert(path).sha256 for name, path in shipped().items()},
     }  # fmt: skip
-    assert study_module._command(study, probe, {}, Path("out")) == [
+    assert study_rows._command(study, probe, {}, Path("out")) == [
         "t2", "eval", "--mixtures", "runs/x/mixtures/probe-humaneval", "--model", "t2",
         "--model_args", "dispatch=probe,pretrained=org/model,dtype=float32", "--tasks", "humaneval", "--apply_chat_template",
         "--log_samples", "--strategy", "prompt", "--batch_size", "32", "--output_path", "out", "--limit", "5",
     ]  # fmt: skip
     weights = (shipped()["math"].parent / "probe" / "probe.safetensors").read_bytes()
-    assert study_module._settings(study, probe)["shipped_probe"] == hashlib.sha256(weights).hexdigest()
-    assert "--shots" in study_module._command(study, few, {}, Path("out"))
+    assert study_rows._settings(study, probe)["shipped_probe"] == hashlib.sha256(weights).hexdigest()
+    words = study_rows._command(study, few, {}, Path("out"))
+    assert words[words.index("--shots") + 1] == "3" and words.count("--tasks") == 1
     assert study.strategies["probe"]["model_args"] == {"dispatch": "probe"}  # the settings of a row are those of the file
 
 
@@ -359,5 +368,5 @@ def test_a_few_shot_row_keeps_what_its_search_found(tmp_path):
     folder = tmp_path / "x" / "mixtures" / few.label
     folder.mkdir(parents=True)
     (folder / "humaneval.json").write_text(json.dumps({**found, "searches": "much"}))
-    assert study_module._search(study, few) == {"search": found}
-    assert study_module._search(study, base) == {}
+    assert study_rows._search(study, few) == {"search": found}
+    assert study_rows._search(study, base) == {}
