@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ..adapters.dispatch_probe import SHIPPED as SHIPPED_PROBE
-from ..adapters.experts import shipped
+from ..adapters.experts import CARD, load_expert, shipped
 from ..adapters.probe import load_probe
 from ..harness import vllm_import
 from ..harness.errors import T2Error
+from ..harness.fewshot.documents import known_tasks
+from ..harness.strategy import parse_experts
 from .config import load_config
 from .run_folder import hold
 from .study import Row, Study, overrides, rows
@@ -44,11 +46,12 @@ def run_study(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
 
     Raises:
         T2Error: trainings or evaluations failed, told when all other rows are made; their logs are named. A row was made with other
-            settings, or is to be made by vLLM, which cannot be used here. Another process makes this study.
+            settings, or is to be made by vLLM, which cannot be used here, or of what is no task. Another process makes this study.
         KeyboardInterrupt: the study is broken off; processes that run are ended.
     """
     found = {row: made(study, row) for row in rows(study)}
     if missing := [row for row in found if found[row] is None]:
+        _check_tasks(row.task for row in missing)
         if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
             raise T2Error(f"{missing[0].label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
         together: dict[Any, list[Row]] = {}  # the rows of one adapter
@@ -72,6 +75,14 @@ def run_study(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
     return [row for row in found.values() if row is not None]
 
 
+def _check_tasks(names: Iterable[str]) -> None:
+    """See, before anything is trained, that lm-eval knows each task, and scores it under its own name."""
+    wanted = list(dict.fromkeys(names))
+    tasks = set(known_tasks(wanted).all_subtasks)
+    if groups := [name for name in wanted if name not in tasks]:
+        raise T2Error(f"{groups[0]!r} is a group of tasks. A study's table is of one task: name the group's members.")
+
+
 def made(study: Study, row: Row) -> dict[str, Any] | None:
     """Return a row that was made already, or is published; None if there is none yet.
 
@@ -89,11 +100,24 @@ def made(study: Study, row: Row) -> dict[str, Any] | None:
                 raise T2Error(
                     f"{path} is not a row of a study ({type(error).__name__}: {error}). Delete it, and it is made again."
                 ) from error
-            if settings == _settings(study, row):
+            other = _another_expert(study, row, found)
+            if settings == _settings(study, row) and other is None:
                 return found
             if path == file:
-                raise T2Error(f"{file} was made with other settings than study {study.name!r} has now. Move it away, or rename the study.")
+                what = "with other settings than" if other is None else f"with another expert {other!r} than"
+                raise T2Error(f"{file} was made {what} study {study.name!r} has now. Move it away, or rename the study.")
     return None
+
+
+def _another_expert(study: Study, row: Row, found: Mapping[str, Any]) -> str | None:
+    """Name an expert that the strategy takes from a folder and that is not the one which the row was made with; None if there is none."""
+    named = _options(study, row).get("model_args", {}).get("experts")
+    try:
+        folders = parse_experts(named) or {}
+    except T2Error:
+        return None  # gone since: nothing says that it was another
+    hashes = found.get("experts") or {}
+    return next((name for name, folder in folders.items() if name in hashes and load_expert(folder).sha256 != hashes[name]), None)
 
 
 def _make(study: Study, rows: Sequence[Row]) -> tuple[dict[Row, dict[str, Any]], list[str]]:
@@ -147,9 +171,8 @@ def _batch_size(study: Study) -> int | str:
 
 def _shipped(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hashes of the experts, and of the probe, that are used where none are named: new ones make rows of their own."""
-    cards = {name: json.loads((path / "card.json").read_text(encoding="utf-8")) for name, path in shipped().items()}
     probe = {"shipped_probe": load_probe(SHIPPED_PROBE).sha256} if options.get("model_args", {}).get("dispatch") == "probe" else {}
-    return {"shipped_experts": {name: card["files"]["adapter_model.safetensors"] for name, card in cards.items()}, **probe}
+    return {"shipped_experts": {name: load_expert(path).sha256 for name, path in shipped().items()}, **probe}
 
 
 def _train(study: Study, row: Row) -> Path:
@@ -175,6 +198,11 @@ def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
     metric = _metric(results, row.task)
     keys = {key.partition(",")[0]: key for key in reversed(results["results"][row.task])}  # of a metric's filters the first
     samples = [json.loads(line) for line in wrote[1][0].read_text(encoding="utf-8").split("\n") if line]  # replies may hold U+2028
+    if part := next((s for s in samples if f"{metric},{s['filter']}" == keys[metric] and s[metric] not in (0, 1)), None):
+        raise T2Error(
+            f"{row.label}: {metric} of document {part['doc_id']} is {part[metric]!r}. A study compares tasks whose documents are right or "
+            "wrong, 1 or 0: score this one by lm_eval and `t2 report`."
+        )
     right = {s["doc_id"]: str(int(s[metric])) for s in samples if f"{metric},{s['filter']}" == keys[metric]}
     counts = results["n-samples"][row.task]
     if len(right) != counts["effective"]:
@@ -216,7 +244,7 @@ def _weights(study: Study, row: Row, adapter: Path | None, merged: Path) -> dict
     """Return the model arguments that put an adapter in force; for vLLM one of PEFT's own is merged into its model, in `merged`."""
     if adapter is None:
         return {"strategy": "base"}
-    if json.loads((adapter / "card.json").read_text(encoding="utf-8"))["method"] == "svf":
+    if json.loads((adapter / CARD).read_text(encoding="utf-8"))["method"] == "svf":
         return {"strategy": f"expert:{adapter.name}", "experts": adapter}
     if study.lm == "t2":
         return {"strategy": "base", "peft": adapter}
@@ -261,7 +289,7 @@ def _metric(results: Mapping[str, Any], task: str) -> str:
 def _card(row: Row, adapter: Path | None) -> dict[str, Any]:
     if adapter is None:
         return {"method": row.strategy or "base"}
-    card = json.loads((adapter / "card.json").read_text(encoding="utf-8"))
+    card = json.loads((adapter / CARD).read_text(encoding="utf-8"))
     return {key: card[key] for key in _FROM_CARD}
 
 

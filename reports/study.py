@@ -38,7 +38,8 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
         raise ReportError(f"{task} has no row of the base model, which its scores are compared with.")
     others = [r for r in rows if r is not base]
     for row in others:
-        if len(row["outcomes"]) != len(base["outcomes"]) or row["task_hash"] != base["task_hash"]:
+        whole = "-" not in base["outcomes"] + row["outcomes"]  # lm-eval's hash is of the documents that were scored, all or not
+        if len(row["outcomes"]) != len(base["outcomes"]) or (whole and row["task_hash"] != base["task_hash"]):
             of = row["run"] and f"{row['run']}, seed {row['seed']}"
             raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model.")
     p_values = holm([_p(base["outcomes"], row["outcomes"]) for row in others])

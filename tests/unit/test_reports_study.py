@@ -56,7 +56,8 @@ def test_a_table_of_strategies_has_seconds_of_both_passes_and_no_columns_of_trai
 
 def test_documents_that_a_search_has_seen_are_left_out_of_its_comparison_on_both_sides():
     search = {"alpha": {"math": 0.5, "code": [0.1, 0.2]}, "configuration": {"shots": 2, "iterations": 10}, "cost": {"seconds": 61.4}}
-    cells = cells_of(study_tables([row(outcomes="1100000000"), row(method="fewshot", outcomes="-111000000", search=search)]))
+    few = row(method="fewshot", outcomes="-111000000", task_hash="of those 9", search=search)
+    cells = cells_of(study_tables([row(outcomes="1100000000"), few]))
     header, line = cells[2], cells[5]
     found = dict(zip(header, line, strict=True))
     # 3 of 9 right; the base has 1 of those 9; 2 won, none lost: p = 2 / 2^2

@@ -3,12 +3,14 @@
 import argparse
 import hashlib
 import json
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from lm_eval.tasks import TaskManager
 
 from t2.adapters.experts import load_expert, shipped
 from t2.baselines import study_rows
@@ -18,6 +20,16 @@ from t2.baselines.study_rows import run_study
 from t2.harness.cli import main
 from t2.harness.errors import T2Error
 from t2.harness.fewshot import command
+
+
+@pytest.fixture(scope="module")
+def our_tasks():
+    return TaskManager(include_path=str(Path(study_rows.__file__).parents[1] / "tasks"), include_defaults=False)
+
+
+@pytest.fixture(autouse=True)
+def only_our_tasks(our_tasks, monkeypatch):
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: our_tasks)  # lm-eval's own index takes seconds to build
 
 
 def write(folder: Path, text: str) -> Path:
@@ -280,6 +292,8 @@ def test_an_evaluation_that_left_less_than_it_scored_makes_no_row(tmp_path, monk
     with pytest.raises(T2Error, match=r"lm-eval left no results in .*base-arc_easy_text-score\.log tells"):
         study_rows._score(study, base, None)
 
+    score = 1.0
+
     def call(*_):
         folder = study.folder / "results" / base.label / "model"
         folder.mkdir(parents=True)
@@ -289,10 +303,13 @@ def test_an_evaluation_that_left_less_than_it_scored_makes_no_row(tmp_path, monk
             "n-samples": {"arc_easy_text": {"original": 3, "effective": 3}},
         }
         (folder / "results_2026.json").write_text(json.dumps(results))
-        (folder / "samples_arc_easy_text_2026.jsonl").write_text('{"doc_id": 0, "exact_match": 1.0, "filter": "none"}\n')
+        (folder / "samples_arc_easy_text_2026.jsonl").write_text(json.dumps({"doc_id": 0, "exact_match": score, "filter": "none"}))
 
     monkeypatch.setattr(study_rows, "_call", call)
     with pytest.raises(T2Error, match="has 1 documents, where 3 were scored"):
+        study_rows._score(study, base, None)
+    score = 0.5
+    with pytest.raises(T2Error, match=r"exact_match of document 0 is 0\.5\. A study compares tasks whose documents are right or wrong"):
         study_rows._score(study, base, None)
 
 
@@ -314,6 +331,38 @@ def test_vllm_scores_the_base_svf_as_it_is_and_other_adapters_merged(tmp_path, m
     command = study_rows._command(study, row, found["lora"], Path("out"))
     assert command[:5] == ["lm_eval", "--model", "t2-vllm", "--model_args", f"pretrained={tmp_path / 'merged'},strategy=base"]
     assert command[command.index("--batch_size") + 1] == "auto"
+
+
+def test_a_task_that_a_study_cannot_score_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    for task, why in (("arc_esy_text", "Unknown task 'arc_esy_text'"), ("math", "'math' is a group of tasks")):
+        study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: {task}}}\noutput: {tmp_path}\n"))
+        monkeypatch.setattr(study_rows, "_call", lambda *_: pytest.fail("something runs"))
+        with pytest.raises(T2Error, match=why):
+            run_study(study)
+        assert not (tmp_path / "x").exists()
+
+
+def test_a_row_of_another_expert_is_not_taken(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    shutil.copytree(shipped()["reasoning"], folder)
+    text = f"name: x\nstrategies: {{own: {{strategy: expert:mine, model_args: {{experts: {folder}}}}}}}\ntasks: [arc_easy_text]\n"
+    study = load_study(write(tmp_path, text + f"output: {tmp_path}\n"))
+    own = list(rows(study))[1]
+    file = study.folder / "rows" / f"{own.label}.json"
+    file.parent.mkdir(parents=True)
+    row = {"experts": {"mine": load_expert(folder).sha256}, "settings": study_rows._settings(study, own)}
+    file.write_text(json.dumps(row))
+    assert study_rows.made(study, own) == row
+    shutil.rmtree(folder)
+    assert study_rows.made(study, own) == row  # tables can be printed where the expert is not
+    shutil.copytree(shipped()["math"], folder)
+    with pytest.raises(T2Error, match="made with another expert 'mine' than study 'x' has now"):
+        study_rows.made(study, own)
+    published = tmp_path / "studies" / "x" / file.name
+    published.parent.mkdir(parents=True)
+    file.rename(published)
+    monkeypatch.setattr(study_rows, "__file__", str(tmp_path / "study_rows.py"))
+    assert study_rows.made(study, own) is None  # made again
 
 
 def test_a_study_that_needs_vllm_says_so_before_anything_is_trained(tmp_path, monkeypatch):
