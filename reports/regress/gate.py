@@ -158,8 +158,13 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
             verdict.problems.append(f"{group}: fewer than two of its tasks were compared, or by unlike metrics. Drop its threshold.")
     verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
     _decide(rows, verdict)
-    if (rows or verdict.ratios) and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
-        verdict.problems.append("Nothing is gated: figures are gated only where the thresholds give them a limit (docs/regress.md).")
+    if not verdict.problems and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
+        if rows or verdict.ratios:
+            verdict.problems.append("Nothing is gated: figures are gated only where the thresholds give them a limit (docs/regress.md).")
+        else:
+            has = _some([*dict.fromkeys([*run.others, *run.benchmarks])]) or "none"
+            had = _some([*baseline.benchmarks])
+            verdict.problems.append(f"Baseline and run have no figure in common: the baseline has {had}, the run has {has}.")
     verdict.comparisons = rows
     verdict.problems += likeness.refused()
     verdict.unlike = likeness.allowed()
