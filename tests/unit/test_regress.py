@@ -576,7 +576,7 @@ def test_benchmarks_that_share_no_figure_are_no_gate(place, capsys):
     assert main(["regress", "--update", "--baseline", "base.json", str(bench(Path("old.json"), 2.0))]) == 0
     assert regress(bench(Path("other.json"), 2.0, fullname="test_y.py::test_other")) == 2
     out = capsys.readouterr().out
-    assert "have no figure in common: the baseline has test_x.py::test_switch[4]: ratio, " in out
+    assert "have no figure in common: the baseline has test_x.py::test_switch[4]: more.speedup, " in out
     assert ", the run has test_y.py::test_other: ratio, " in out
     assert regress("old") == 2
     assert "the run has sums, words." in capsys.readouterr().out
