@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import AdapterError
+from .files import write_whole
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "card.json"
 _PREFIX, _SUFFIX = "base_model.model.", ".svf_z"
@@ -125,9 +126,7 @@ def trained_on(card: Mapping[str, Any]) -> str | None:
 def write_card(path: Path, card: Mapping[str, Any]) -> None:
     """Write card.json beside an adapter's files, with their hashes; atomic."""
     files = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in (CONFIG, WEIGHTS)}
-    temporary = path / (CARD + ".tmp")
-    temporary.write_text(json.dumps({**card, "files": files}, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path / CARD)
+    write_whole(path / CARD, (json.dumps({**card, "files": files}, indent=2) + "\n").encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

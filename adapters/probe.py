@@ -15,6 +15,7 @@ from torch import Tensor
 from .early_exit import decoder_layers
 from .errors import AdapterError
 from .experts import CARD
+from .files import write_whole
 from .svf import fingerprint
 
 WEIGHTS = "probe.safetensors"
@@ -103,7 +104,7 @@ def load_probe(folder: Path) -> Probe:
 
 
 def save_probe(probe: Probe, folder: Path, card: Mapping[str, Any]) -> None:
-    """Write a probe and its card, each under a temporary name first; the weights last, so that half a probe is refused."""
+    """Write a probe and its card, each whole; the weights last, so that half a probe is refused."""
     folder.mkdir(parents=True, exist_ok=True)
     data = save({"weight": probe.weight.contiguous(), "bias": probe.bias.contiguous()})
     told = {
@@ -114,7 +115,5 @@ def save_probe(probe: Probe, folder: Path, card: Mapping[str, Any]) -> None:
         **card,
         "files": {WEIGHTS: hashlib.sha256(data).hexdigest()},
     }
-    for name, content in ((CARD, (json.dumps(told, indent=2) + "\n").encode()), (WEIGHTS, data)):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+    write_whole(folder / CARD, (json.dumps(told, indent=2) + "\n").encode())
+    write_whole(folder / WEIGHTS, data)

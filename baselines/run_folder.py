@@ -4,13 +4,13 @@ import fcntl
 import io
 import json
 import logging
-import os
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 import yaml
 
+from ..adapters.files import write_whole
 from ..harness.errors import T2Error
 
 logger = logging.getLogger("t2.train")
@@ -57,8 +57,8 @@ class RunFolder:
         if self._origin is None:
             return
         if not (self.path / "config.yaml").exists():
-            _replace(self.path / "origin.yaml", yaml.safe_dump(self._origin, sort_keys=False).encode())
-        _replace(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
+            write_whole(self.path / "origin.yaml", yaml.safe_dump(self._origin, sort_keys=False).encode())
+        write_whole(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
 
     def _compare(self, old: dict[str, Any], began: dict[str, Any], config: dict[str, Any], origin: dict[str, Any]) -> None:
         cure = "Give another name= or output=, or delete the folder."
@@ -86,7 +86,7 @@ class RunFolder:
         state = torch.load(self._state, weights_only=True)
         if first:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()[: state["metric_lines"]] if self.metrics.exists() else []
-            _replace(self.metrics, "".join(line + "\n" for line in lines).encode())
+            write_whole(self.metrics, "".join(line + "\n" for line in lines).encode())
         return state
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class RunFolder:
         lines = len(self.metrics.read_text(encoding="utf-8").splitlines()) if self.metrics.exists() else 0
         content = io.BytesIO()
         torch.save({**state, "metric_lines": lines}, content)
-        _replace(self._state, content.getvalue())
+        write_whole(self._state, content.getvalue())
 
     def log(self, event: dict[str, Any]) -> None:
         """Append one event to ``metrics.jsonl``."""
@@ -130,9 +130,3 @@ def hold(folder: Path) -> IO[str]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ..adapters.paths import cache_dir
 from .errors import T2Error
 from .fetch.catalog import DATASETS
 from .fetch.data import locate_local
 from .fetch.model import model_folder, problem
-from .fetch.paths import cache_dir
 from .fetch.pins import BUILD_BYTES
 
 State = Literal["ok", "missing", "optional"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 DASH = "\u2013"
 
@@ -36,6 +36,11 @@ def strong(text: str) -> Span:
 def code(text: str) -> Span:
     """Return text in a fixed-width font."""
     return Span(text, "code")
+
+
+def some(items: Sequence[Any], shown: int) -> str:
+    """Return `a, b and 3 more`: the first `shown` items, and how many there are besides."""
+    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from . import markdown
 from .base import choose_bases
 from .dispatch import confusions
 from .document import Content, compose
-from .errors import NoScores, ReportError
-from .files import CURVES, find, read
+from .errors import ReportError
+from .files import CURVES, find
 from .leaderboard import build, choose_keys, subtasks, top_tasks
-from .load import Run, load
+from .load import Run, load_all
 from .metrics import find_score, parse_choices
 from .output import write
 from .paired import Logged
@@ -95,7 +95,7 @@ def collect(paths: Sequence[str | Path], options: Options) -> Content:
     Raises:
         ReportError: a file cannot be used, or an option names what is not there.
     """
-    runs, notes = _load_all(paths)
+    runs, notes = _load(paths)
     rows, dropped = make_rows(runs, [_name(name) for name in options.names])
     results = {task: [r for row in rows if (r := row.task(task))] for task in dict.fromkeys(t for row in rows for t in row.source)}
     chosen = parse_choices(options.metrics, results)
@@ -129,22 +129,11 @@ def _curves(paths: Sequence[str | Path]) -> tuple[dict[str, list[dict[str, Any]]
     return found, notes
 
 
-def _load_all(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
-    runs, notes = [], []
+def _load(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     files = find(paths)
     if not files:
         raise ReportError(f"{', '.join(map(str, paths))}: learning curves, but no lm-eval result file. Draw them with `t2 curves`.")
-    for found in files:
-        raw = read(found)
-        if raw is None:
-            continue
-        try:
-            runs.append(load(raw))
-        except NoScores as error:
-            if found.named:
-                raise
-            # A search also meets runs that were never meant to score; they must not block the report, nor vanish silently.
-            notes.append(str(error).replace(" Run the evaluation again, or leave this file out.", " Left out."))
+    runs, notes = load_all(files)
     if not runs:
         reason = f" {notes[0]}" if notes else " The JSON files there are something else."
         raise ReportError(f"No lm-eval scores in {', '.join(map(str, paths))}.{reason}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .blocks import some
 from .rows import Row
 
 # Row-wide settings that change what is measured; the rest of the settings (seeds, limit) shows in documents or changes noise.
@@ -74,7 +75,7 @@ def compare(rows: Sequence[Row], tasks: Iterable[str]) -> Comparability:
     # Always said: with no sandbox a candidate can forge its verdict, whatever the other rows used.
     processes = [row.label for row in rows if any(run.t2 and run.t2.sandbox == "process" for run in row.runs)]
     if processes:
-        result.hard.append(f'sandbox "process": code of {_labels(processes)} had resource limits only; its scores could be forged')
+        result.hard.append(f'sandbox "process": code of {some(processes, 3)} had resource limits only; its scores could be forged')
     # A sandbox is the same for rows that ran no code, so only the kinds that occur are compared.
     kinds = [", ".join(sorted({run.t2.sandbox for run in row.runs if run.t2 and run.t2.sandbox})) or None for row in rows]
     if spread := _spread(rows, kinds):
@@ -126,11 +127,7 @@ def _spread(rows: Sequence[Row], values: Sequence[str | None]) -> str:
     for row, value in zip(rows, values, strict=True):
         if value is not None:
             by_value.setdefault(value, []).append(row.label)
-    return "; ".join(f"{value} ({_labels(labels)})" for value, labels in by_value.items()) if len(by_value) > 1 else ""
-
-
-def _labels(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+    return "; ".join(f"{value} ({some(labels, 3)})" for value, labels in by_value.items()) if len(by_value) > 1 else ""
 
 
 def _number(value: int | None) -> str | None:

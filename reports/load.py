@@ -2,13 +2,14 @@
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from .arguments import parse_model_args
 from .errors import NoScores
-from .files import RawResult
+from .files import Found, RawResult, read
 from .passes import T2Info, parse_t2
 
 _NOT_METRICS = {"alias", "name", "sample_len", "sample_count"}
@@ -110,7 +111,7 @@ def load(raw: RawResult) -> Run:
     if not any(task.scores for task in tasks.values()):
         only = any(f"{_BYPASS}," in key for row in data["results"].values() if isinstance(row, dict) for key in row)
         why = "it was made with --predict_only, which scores nothing" if only else "its `results` holds no score"
-        raise NoScores(f"{path}: {why}. Run the evaluation again, or leave this file out.")
+        raise NoScores(f"{path}: {why}.")
     config = _dict(data, "config")
     return Run(
         raw=raw,
@@ -126,6 +127,35 @@ def load(raw: RawResult) -> Run:
         # Of other models lm-eval writes the adapter's name there, if there is one.
         default=_text(data.get("model_name")) or None if data.get("t2") is not None else None,
     )
+
+
+def load_all(files: Iterable[Found]) -> tuple[list[Run], list[str]]:
+    """Make Runs of all files that are lm-eval's, with a note on each that scores nothing.
+
+    Raises:
+        NoScores: of a file that the user named.
+        ReportError: as `read` and `load`.
+    """
+    runs, notes = [], []
+    for found in files:
+        raw = read(found)
+        if raw is None:
+            continue
+        try:
+            runs.append(load(raw))
+        except NoScores as error:
+            if found.named:
+                raise
+            # A search also meets runs that were never meant to score; they must not block the report, nor vanish silently.
+            notes.append(f"{error.why} Left out.")
+    return runs, notes
+
+
+def leaves(name: str, groups: Mapping[str, tuple[str, ...]], above: tuple[str, ...] = ()) -> list[str]:
+    """Return the tasks below a group, each once; itself for a plain task, and for a group that holds itself."""
+    if name not in groups or name in above:
+        return [name]
+    return list(dict.fromkeys(leaf for member in groups[name] for leaf in leaves(member, groups, (*above, name))))
 
 
 def _task(data: dict[str, Any], name: str, row: dict[str, Any]) -> TaskResult:

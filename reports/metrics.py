@@ -63,6 +63,15 @@ def extraction(task: TaskResult | None, key: Key | None) -> Score | None:
     return next(iter([*same, *shares]), None)
 
 
+def pick(wanted: str, keys: Iterable[Key]) -> Key | None:
+    """Return which of `keys` is meant by `METRIC` or `METRIC,FILTER`; None if none is.
+
+    Of several filters the first in FILTERS order, then in the order of `keys`.
+    """
+    metric, comma, filter_name = wanted.partition(",")
+    return min((key for key in keys if key[0] == metric and (not comma or key[1] == filter_name)), key=_rank, default=None)
+
+
 def parse_choices(options: Iterable[str], tasks: Mapping[str, Sequence[TaskResult]]) -> dict[str, Key]:
     """Read `TASK=METRIC` or `TASK=METRIC,FILTER` options.
 
@@ -76,12 +85,10 @@ def parse_choices(options: Iterable[str], tasks: Mapping[str, Sequence[TaskResul
             raise ReportError(f"--metric {option!r}: write TASK=METRIC or TASK=METRIC,FILTER, e.g. gsm8k=exact_match,strict-match.")
         if task not in tasks:
             raise ReportError(f"--metric {option!r}: no run has the task {task!r}.{nearest(task, tasks)}")
-        keys = sorted({(s.metric, s.filter) for result in tasks[task] for s in result.scores}, key=_rank)
-        metric, comma, filter_name = wanted.partition(",")
-        hits = [key for key in keys if key[0] == metric and (not comma or key[1] == filter_name)]
-        if not hits:
-            raise ReportError(f"--metric {option!r}: {task} has no such metric.{nearest(wanted, (','.join(key) for key in keys))}")
-        chosen[task] = hits[0]
+        keys = sorted(dict.fromkeys((s.metric, s.filter) for result in tasks[task] for s in result.scores), key=_rank)
+        if (key := pick(wanted, keys)) is None:
+            raise ReportError(f"--metric {option!r}: {task} has no such metric.{nearest(wanted, map(','.join, keys))}")
+        chosen[task] = key
     return chosen
 
 

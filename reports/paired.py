@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .blocks import some
 from .metrics import Key, find_score
 from .rows import Row
 from .samples import Samples, read_samples
@@ -38,7 +39,6 @@ class Outcome:
         wins: documents where a scores higher.
         losses: documents where b does.
         p: two-sided, exact McNemar for 0/1 scores, else the paired permutation test of the mean difference.
-        exact: True for McNemar.
         clustered: standard error of the difference of a group with its subtasks as clusters (MATH by subject); None for a single task.
     """
 
@@ -48,7 +48,6 @@ class Outcome:
     wins: int
     losses: int
     p: float
-    exact: bool
     clustered: float | None = None
 
 
@@ -153,9 +152,8 @@ def _differing(a: Documents, b: Documents, first: str, second: str) -> str | Non
     return f"{_list(changed)} differ in content between {first} and {second}" if len(changed) else None
 
 
-def _list(ids: Sequence[int] | np.ndarray[Any, Any]) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"document{'s' if len(ids) > 1 else ''} {', '.join(str(int(i)) for i in ids[:_SHOWN])}{more}"
+def _list(ids: np.ndarray[Any, Any]) -> str:
+    return f"document{'s' if len(ids) > 1 else ''} {some(ids.tolist(), _SHOWN)}"
 
 
 def _outcome(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], clusters: Sequence[str]) -> Outcome:
@@ -167,10 +165,10 @@ def _outcome(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], clusters: Sequenc
     difference, values = float(gaps.mean()), gaps.tolist()
     clustered = clustered_standard_error(values, clusters)
     if exact:
-        return Outcome(n, difference, _agresti_min(wins, losses, n), wins, losses, mcnemar(losses, wins), exact, clustered)
+        return Outcome(n, difference, _agresti_min(wins, losses, n), wins, losses, mcnemar(losses, wins), clustered)
     spread = standard_error(values)
     interval = normal(difference, float("inf") if spread is None else spread)
-    return Outcome(n, difference, interval, wins, losses, sign_flip(values), exact, clustered)
+    return Outcome(n, difference, interval, wins, losses, sign_flip(values), clustered)
 
 
 def _agresti_min(wins: int, losses: int, n: int) -> Interval:

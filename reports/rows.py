@@ -1,12 +1,13 @@
 """From runs (files) to rows (methods): merge files of one configuration, drop superseded ones, give labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .blocks import some
 from .errors import ReportError
 from .labels import ADAPTER_KEYS, MODEL_KEYS, PLACE_KEYS, label_rows
-from .load import Run, TaskResult
+from .load import Run, TaskResult, leaves
 from .passes import TwoPass
 
 
@@ -40,7 +41,7 @@ class Row:
 
     def leaves(self, name: str) -> list[str]:
         """The tasks below a group, itself for a plain task."""
-        return list(dict.fromkeys(_leaves(name, self.groups, ())))
+        return leaves(name, self.groups)
 
     def two_pass(self, name: str) -> TwoPass | None:
         """The costs of a task, summed over the tasks of a group."""
@@ -86,14 +87,6 @@ class Row:
     def adapters(self) -> list[str]:
         """Adapter paths among the model arguments."""
         return [self.first.args[key] for key in ADAPTER_KEYS if self.first.args.get(key) not in (None, "", "None")]
-
-
-def _leaves(name: str, groups: dict[str, tuple[str, ...]], above: tuple[str, ...]) -> Iterator[str]:
-    if name not in groups or name in above:  # a group that holds itself must not hang the report
-        yield name
-        return
-    for member in groups[name]:
-        yield from _leaves(member, groups, (*above, name))
 
 
 def make_rows(runs: Sequence[Run], names: Sequence[tuple[Path, str]] = ()) -> tuple[list[Row], list[str]]:
@@ -152,8 +145,7 @@ def _merge(row: Row, run: Run) -> list[str] | None:
     row.source |= dict.fromkeys(new, run)
     if new:
         row.runs.append(run)
-    tasks = ", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else "")
-    return [f"{path} ({run.day}): older result for {tasks}; {row.source[shared[0]].raw.found.path} counts."] if shared else []
+    return [f"{path} ({run.day}): older result for {some(shared, 5)}; {row.source[shared[0]].raw.found.path} counts."] if shared else []
 
 
 def _conflict(a: TaskResult, b: TaskResult) -> bool:

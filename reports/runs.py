@@ -68,7 +68,7 @@ def command(run: Run) -> str:
     if run.args:
         words += ["--model_args", ",".join(f"{name}={value}" for name, value in run.args.items())]
     words += ["--tasks", ",".join(name for name in run.tasks if name not in covered)]
-    if len(shots) == 1 and shots != {"0"}:
+    if len(shots) == 1:
         words += ["--num_fewshot", *shots]
     if run.settings["limit"] != "none":
         words += ["--limit", run.settings["limit"]]

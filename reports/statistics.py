@@ -15,8 +15,8 @@ Alternative = Literal["two-sided", "less", "greater"]  # as in scipy, of the dif
 Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution: two-sided 95%
 
 
-def wilson(p: float, n: int, z: float = Z95) -> Interval:
-    """Return Wilson's score interval for a proportion.
+def wilson(p: float, n: int) -> Interval:
+    """Return Wilson's 95% score interval for a proportion.
 
     Holds its coverage for small n and for p near 0 or 1, where value ± 1.96·stderr collapses to a point (0 of 20 right
     is not "0 ± 0": it is [0, 16.1]%).
@@ -24,23 +24,22 @@ def wilson(p: float, n: int, z: float = Z95) -> Interval:
     Args:
         p: share of ones among the documents, 0 to 1.
         n: documents; one is enough for Wilson (0 of 1 gives [0, 0.79]), none is not.
-        z: quantile; two-sided 95% by default.
 
     Raises:
         ValueError: n < 1 or p outside [0, 1].
     """
     if n < 1 or not 0 <= p <= 1:
         raise ValueError(f"Wilson's interval needs n >= 1 and 0 <= p <= 1, got n={n}, p={p}")
-    z2 = z * z
+    z2 = Z95 * Z95
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     # Rounding may leave 1e-17 where the bound is exactly 0 or 1.
     return (0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half))
 
 
-def normal(value: float, stderr: float, low: float = -math.inf, high: float = math.inf, z: float = Z95) -> Interval:
-    """Return value ± z·stderr, cut to the range [low, high] that the metric can take."""
-    return (max(low, value - z * stderr), min(high, value + z * stderr))
+def normal(value: float, stderr: float, low: float = -math.inf, high: float = math.inf) -> Interval:
+    """Return value ± 1.96·stderr, cut to the range [low, high] that the metric can take."""
+    return (max(low, value - Z95 * stderr), min(high, value + Z95 * stderr))
 
 
 def is_share(value: float, n: int | None) -> bool:
@@ -131,9 +130,11 @@ def mcnemar(lost: int, won: int, alternative: Alternative = "two-sided") -> floa
     """
     if lost < 0 or won < 0:
         raise ValueError(f"McNemar's test needs counts, got lost={lost}, won={won}")
-    if alternative == "two-sided":
-        return min(1.0, 2 * _fair_tail(max(lost, won), lost + won))
-    return _fair_tail(lost if alternative == "less" else won, lost + won)
+    from scipy.stats import binom
+
+    k = {"two-sided": max(lost, won), "less": lost, "greater": won}[alternative]
+    tail = float(binom.sf(k - 1, lost + won, 0.5))
+    return min(1.0, 2 * tail) if alternative == "two-sided" else tail
 
 
 def sign_flip(differences: Sequence[float], alternative: Alternative = "two-sided", resamples: int = 9999, seed: int = 0) -> float:
@@ -233,24 +234,20 @@ def mcnemar_power(
         alternative: "less" (only drops are looked for) or "two-sided".
         margin: a drop is reported only if the observed one is also at least this, 0 to 1.
     """
+    import numpy as np
+    from scipy.stats import binom
+
     differ = min(1.0, discordance + drop)
     if n < 1 or differ <= 0:
         return 0.0
     side = _one_side(alpha, alternative)
     lost_share = (differ + drop) / (2 * differ)
-    # m discordant documents are reported from k lost ones on; both k grow by at most one as m does, so the tails
-    # P(lost >= k) of the fair coin (whose level sets k) and of the truth follow by one step each: n steps in all, not n².
-    fair, truth = _Tail(0.5), _Tail(lost_share)
-    last = min(n, math.ceil(n * differ + 12 * math.sqrt(n * differ) + 12))
-    total = 0.0
-    for m in range(last + 1):
-        while fair.above > side or (margin > 0 and 2 * fair.k - m < margin * n - 1e-9):
-            fair.raise_k()
-            truth.raise_k()
-        total += _binomial(m, n, differ) * truth.above
-        fair.add_trial()
-        truth.add_trial()
-    return min(1.0, max(0.0, total))
+    # Of m discordant documents the test reports k lost ones and more.
+    m = np.arange(1 + min(n, math.ceil(n * differ + 12 * math.sqrt(n * differ) + 12)))
+    k = binom.isf(side, m, 0.5) + 1
+    if margin > 0:
+        k = np.maximum(k, np.ceil((m + margin * n - 1e-9) / 2))
+    return min(1.0, float(binom.pmf(m, n, differ) @ binom.sf(k - 1, m, lost_share)))
 
 
 def minimum_detectable_drop(
@@ -275,43 +272,6 @@ def minimum_detectable_drop(
         else:
             low = middle
     return high
-
-
-class _Tail:
-    """P(X ≥ k) of a binomial X, with k and the number of trials growing one at a time."""
-
-    def __init__(self, p: float) -> None:
-        self.p, self.m, self.k, self.above = p, 0, 0, 1.0
-
-    def raise_k(self) -> None:
-        self.above = max(0.0, self.above - _binomial(self.k, self.m, self.p))
-        self.k += 1
-
-    def add_trial(self) -> None:
-        self.above += self.p * _binomial(self.k - 1, self.m, self.p)
-        self.m += 1
-
-
-def _binomial(k: int, n: int, p: float) -> float:
-    if not 0 <= k <= n or (p >= 1 and k < n) or (p <= 0 and k > 0):
-        return 0.0
-    if p >= 1 or p <= 0:
-        return 1.0
-    log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
-    return math.exp(log)
-
-
-def _fair_tail(k: int, n: int) -> float:
-    """P(X ≥ k) for n throws of a fair coin; exact but for rounding, also deep in the tail."""
-    if 2 * k < n + 1:
-        return 1.0 - _fair_tail(n - k + 1, n) if k > 0 else 1.0
-    term = math.comb(n, k) / (1 << n) if k <= n else 0.0
-    total = 0.0
-    while term > total * 1e-17 and k <= n:
-        total += term
-        term *= (n - k) / (k + 1)
-        k += 1
-    return total
 
 
 def _one_side(alpha: float, alternative: Alternative) -> float:

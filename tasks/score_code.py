@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .. import __version__
+from ..adapters.files import write_whole
 from ..harness.code_eval import mean_pass_at_k, result_text
 from ..harness.errors import T2Error
 from ..harness.sandbox import Sandbox, UnusableTests, Verdict
@@ -88,17 +88,10 @@ def _judge(sandbox: Sandbox, samples: Sequence[Sample], chosen: Sequence[int], j
 
 
 def _write(target: Path, records: Sequence[dict[str, object]]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        write_whole(target, "".join(json.dumps(record) + "\n" for record in records).encode())
     except OSError as error:
         raise T2Error(f"{target} cannot be written ({error.strerror}). The same command goes on once that is mended.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _tell(file: Path, broken: Sequence[tuple[int, str]]) -> None:

@@ -5,13 +5,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...adapters.paths import cache_dir
 from . import datadir, hub
 from .catalog import Row, digest, encode, lookup, mismatch
 from .errors import Attempt, FetchError, SourceError
 from .files import lock, write_atomic
 from .index_rows import INDEX_SOURCES, IndexSource
 from .network import index_blocked
-from .paths import cache_dir
 from .wheels import open_wheel
 
 log = logging.getLogger(__name__)

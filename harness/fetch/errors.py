@@ -27,7 +27,6 @@ class FetchError(T2Error):
     """
 
     def __init__(self, what: str, attempts: list[Attempt], advice: str) -> None:
-        self.what, self.attempts, self.advice = what, attempts, advice
         lines = [f"Could not get {what}. Tried:"]
         lines += [f"  - {attempt.source}: {attempt.reason}" for attempt in attempts]
         super().__init__("\n".join([*lines, advice]))

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...adapters.files import TMP_PREFIX, write_whole
 from .errors import SourceError
 
 log = logging.getLogger(__name__)
-
-TMP_PREFIX = ".tmp-"
 
 
 def sha256_file(path: Path) -> str:
@@ -25,26 +24,18 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` under a temporary name, flush it to disk, then rename. Call it only under a lock for `path`.
+    """Write `data` to `path` whole or not at all; makes missing folders. Call it only under a lock for `path`.
 
     What a killed run left behind under such a name is removed.
 
     Raises:
-        SourceError: the disk is full or not writable; the temporary file is removed.
+        SourceError: the disk is full or not writable.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f"{TMP_PREFIX}{path.name}.*"):
             leftover.unlink(missing_ok=True)
-        tmp = path.parent / f"{TMP_PREFIX}{path.name}.{os.getpid()}"
-        try:
-            with open(tmp, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)
+        write_whole(path, data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,11 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ...adapters.paths import cache_dir
 from . import hub, pins
 from .errors import Attempt, FetchError, SourceError
 from .files import lock, replace_folder, require_space, sha256_file, sync_folder, work_folder, writing
 from .network import index_blocked
-from .paths import cache_dir
 from .wheels import open_wheel
 
 log = logging.getLogger(__name__)

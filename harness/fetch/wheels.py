@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ...adapters.paths import cache_dir
 from .errors import SourceError
 from .files import full_message, lock, require_space, sha256_file, work_folder, writing
-from .paths import cache_dir
 from .pins import Wheel
 
 log = logging.getLogger(__name__)

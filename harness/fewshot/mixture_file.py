@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ...adapters.errors import AdapterError
 from ...adapters.experts import Expert
+from ...adapters.files import write_whole
 from ...adapters.mixture import Mixture
 from ...adapters.search.space import mixture_of
 from ..errors import T2Error
@@ -113,21 +113,14 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     Raises:
         T2Error: it cannot be written.
     """
-    temporary = None
+    content = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-        os.replace(temporary, path)
+        write_whole(path, content.encode())
     except OSError as error:
         raise T2Error(
             f"{path} cannot be written ({error.strerror}): make room or choose another --output. The same command goes on."
         ) from None
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def check_writable(path: Path) -> None:

@@ -10,6 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import cast, get_args
 
+from tqdm import tqdm
+
 from ..errors import nearest
 from .jail import Jail, is_init_root
 from .plan import Plan, plan_tests
@@ -150,7 +152,8 @@ class Sandbox:
         done: Callable[[int, Verdict], None],
     ) -> list[Verdict]:
         cancel = threading.Event()
-        bar = _bar(len(jobs), progress if jobs else False)
+        title = progress if isinstance(progress, str) else "sandbox"
+        bar = tqdm(total=len(jobs), desc=title, unit="program", disable=not (progress and jobs))
 
         def one(index: int) -> Verdict:
             verdict = self._judge(jobs[index], plans[index], limits[index], cancel)
@@ -202,15 +205,6 @@ class Sandbox:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def unusable(job: Job) -> str | None:
-    """Why the tests of a job cannot be judged, as far as their source tells; None where nothing speaks against it."""
-    try:
-        _plan(job)
-    except UnusableTests as error:
-        return str(error)
-    return None
 
 
 def _reference(job: Job) -> Job | None:
@@ -274,17 +268,3 @@ def _self_test(jail: Jail) -> str | None:
         if verdict.status != expected:
             return verdict.detail if verdict.status == "infrastructure_error" else f"self-test: expected {expected}, got {verdict}"
     return None
-
-
-class _NoBar:
-    def update(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def _bar(total: int, progress: bool | str) -> "_NoBar":
-    if not progress:
-        return _NoBar()
-    from tqdm import tqdm
-
-    return cast(_NoBar, tqdm(total=total, desc=progress if isinstance(progress, str) else "sandbox", unit="program"))

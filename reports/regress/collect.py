@@ -10,11 +10,11 @@ from typing import Any
 
 from ... import __version__
 from ..arguments import short_name
-from ..errors import NoScores, ReportError
-from ..files import find, read
+from ..errors import ReportError
+from ..files import find
 from ..labels import MODEL_KEYS, PLACE_KEYS
-from ..load import Run, TaskResult, load
-from ..metrics import Key, find_score, nearest, primary
+from ..load import Run, TaskResult, leaves, load_all
+from ..metrics import Key, find_score, nearest, pick, primary
 from ..samples import read_samples, samples_file
 from .benchmarks import benchmarks
 from .snapshot import Snapshot, TaskScores
@@ -63,24 +63,15 @@ def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None]
             else:
                 parts.setdefault(task, []).append((run, scores))
         for run in runs:
-            found.groups |= {group: tuple(_leaves(group, run.groups, ())) for group in run.groups}
+            found.groups |= {group: tuple(leaves(group, run.groups)) for group in run.groups}
     found.tasks = {task: _averaged(task, repeats) for task, repeats in parts.items()}
     found.groups = _useful(found.groups, found.tasks)
     return found
 
 
 def _runs(path: Path, notes: list[str]) -> list[Run]:
-    runs = []
-    for file in find([path]):
-        raw = read(file)
-        if raw is None:
-            continue
-        try:
-            runs.append(load(raw))
-        except NoScores as error:
-            if file.named:
-                raise
-            notes.append(str(error).replace(" Run the evaluation again, or leave this file out.", " Left out."))
+    runs, left_out = load_all(find([path]))
+    notes += left_out
     if not runs:
         raise ReportError(f"{path}: no lm-eval scores there.{' ' + notes[-1] if notes else ''}")
     return runs
@@ -130,12 +121,10 @@ def _scores(run: Run, task: str, wanted: str | None) -> TaskScores | str:
 def _key(result: TaskResult, wanted: str | None) -> Key | None:
     if wanted is None:
         return primary([result])
-    metric, comma, filter_name = wanted.partition(",")
     keys = [(score.metric, score.filter) for score in result.scores]
-    hits = [key for key in keys if key[0] == metric and (not comma or key[1] == filter_name)]
-    if not hits:
+    if (key := pick(wanted, keys)) is None:
         raise ReportError(f"metric {wanted!r}: {result.name} has no such metric.{nearest(wanted, map(','.join, keys))}")
-    return hits[0] if len(hits) == 1 else next((key for key in hits if key == primary([result])), hits[0])
+    return key
 
 
 def _settings(run: Run, result: TaskResult) -> dict[str, str]:
@@ -219,16 +208,10 @@ def _averaged(task: str, repeats: Sequence[tuple[Run, TaskScores]]) -> TaskScore
     return TaskScores(first.metric, first.filter, first.higher_is_better, documents, first.settings, first.provenance, timing)
 
 
-def _leaves(name: str, groups: Mapping[str, tuple[str, ...]], above: tuple[str, ...]) -> list[str]:
-    if name not in groups or name in above:
-        return [name]
-    return list(dict.fromkeys(chain.from_iterable(_leaves(member, groups, (*above, name)) for member in groups[name])))
-
-
 def _useful(groups: Mapping[str, tuple[str, ...]], tasks: Mapping[str, TaskScores]) -> dict[str, tuple[str, ...]]:
     """Groups that pool several whole tasks; two of the same tasks would be tested twice."""
     found: dict[tuple[str, ...], str] = {}
-    for group, leaves in groups.items():
-        if len(leaves) > 1 and all(leaf in tasks for leaf in leaves):
-            found.setdefault(tuple(sorted(leaves)), group)
-    return {group: leaves for leaves, group in found.items()}
+    for group, below in groups.items():
+        if len(below) > 1 and all(leaf in tasks for leaf in below):
+            found.setdefault(tuple(sorted(below)), group)
+    return {group: below for below, group in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..blocks import some
 from ..errors import ReportError
 from ..metrics import is_proportion
 from ..statistics import (
@@ -26,6 +27,7 @@ from .snapshot import Snapshot, TaskScores
 from .thresholds import TaskRule, Thresholds
 
 OK, REGRESSION, UNUSABLE = 0, 1, 2
+_SHOWN = 8  # of names
 
 
 @dataclass
@@ -158,8 +160,13 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
             verdict.problems.append(f"{group}: fewer than two of its tasks were compared, or by unlike metrics. Drop its threshold.")
     verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
     _decide(rows, verdict)
-    if (rows or verdict.ratios) and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
-        verdict.problems.append("Nothing is gated: figures are gated only where the thresholds give them a limit (docs/regress.md).")
+    if not verdict.problems and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
+        if rows or verdict.ratios:
+            verdict.problems.append("Nothing is gated: figures are gated only where the thresholds give them a limit (docs/regress.md).")
+        else:
+            has = some(list(dict.fromkeys([*run.others, *run.benchmarks])), _SHOWN) or "none"
+            had = some(list(baseline.benchmarks), _SHOWN)
+            verdict.problems.append(f"Baseline and run have no figure in common: the baseline has {had}, the run has {has}.")
     verdict.comparisons = rows
     verdict.problems += likeness.refused()
     verdict.unlike = likeness.allowed()
@@ -173,12 +180,12 @@ def _absent(baseline: Snapshot, run: Snapshot, wanted: Sequence[str], shared: Se
             verdict.problems.append(f"{name}: {run.skipped[name]}, so it cannot be compared document by document.")
     missing = [name for name in wanted if name not in run.tasks and name not in run.skipped]
     if missing and not shared:
-        has = _some(list(dict.fromkeys(run.others))) or "none"
-        verdict.problems.append(f"Baseline and run have no task in common: the baseline has {_some(wanted)}, the run has {has}.")
+        has = some(list(dict.fromkeys(run.others)), _SHOWN) or "none"
+        verdict.problems.append(f"Baseline and run have no task in common: the baseline has {some(wanted, _SHOWN)}, the run has {has}.")
     elif missing:
-        verdict.problems.append(f"The run lacks {_some(missing)}. Evaluate them too, or name those to compare with --tasks.")
+        verdict.problems.append(f"The run lacks {some(missing, _SHOWN)}. Evaluate them too, or name those to compare with --tasks.")
     if new := [name for name in dict.fromkeys(run.others) if name not in baseline.tasks]:
-        verdict.notes.append(f"Not in the baseline, so not compared: {_some(new)}. --update writes a baseline that has them.")
+        verdict.notes.append(f"Not in the baseline, so not compared: {some(new, _SHOWN)}. --update writes a baseline that has them.")
     if run.benchmarks and not baseline.benchmarks:
         verdict.notes.append("The baseline has no benchmarks, so the run's were not compared.")
 
@@ -191,10 +198,6 @@ def _poolable(tasks: Sequence[TaskScores]) -> bool:
     """Documents of several tasks count alike where all are scored by one metric, or by shares of right answers."""
     metrics = {task.metric for task in tasks}
     return len({task.higher_is_better for task in tasks}) == 1 and (len(metrics) == 1 or all(map(is_proportion, metrics)))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _compare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from ..blocks import some
 from .snapshot import TaskScores
 
 DOCUMENTS, MACHINE = "documents", "machine"
@@ -49,7 +50,7 @@ class Likeness:
 
     def refused(self) -> list[str]:
         """Differences that make baseline and run unlike."""
-        found = [f"{text} ({_tasks(tasks)})" for (name, text), tasks in self._found.items() if not self._may(name)]
+        found = [f"{text} ({some(tasks, 4)})" for (name, text), tasks in self._found.items() if not self._may(name)]
         if found:
             names = dict.fromkeys(name for name, _ in self._found if not self._may(name))
             found.append(
@@ -60,11 +61,11 @@ class Likeness:
 
     def allowed(self) -> list[str]:
         """Differences that were allowed."""
-        return [f"{text} ({_tasks(tasks)})" for (name, text), tasks in self._found.items() if self._may(name)]
+        return [f"{text} ({some(tasks, 4)})" for (name, text), tasks in self._found.items() if self._may(name)]
 
     def notes(self) -> list[str]:
         """Differences that do not matter for what is gated."""
-        return [f"{text} ({_tasks(tasks)})" for text, tasks in self._notes.items()]
+        return [f"{text} ({some(tasks, 4)})" for text, tasks in self._notes.items()]
 
     def _may(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._allowed)
@@ -85,15 +86,10 @@ def common_documents(task: str, before: TaskScores, after: TaskScores, likeness:
 
 
 def _ids(ids: Collection[int]) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"{len(ids)} ({', '.join(map(str, sorted(ids)[:_SHOWN]))}{more})"
+    return f"{len(ids)} ({some(sorted(ids), _SHOWN)})"
 
 
 def _shown(value: str | None) -> str:
     if value is None:
         return "not recorded"
     return value if len(value) <= 60 else f"{value[:57]}..."
-
-
-def _tasks(tasks: Sequence[str]) -> str:
-    return ", ".join(tasks[:4]) + (f" and {len(tasks) - 4} more" if len(tasks) > 4 else "")

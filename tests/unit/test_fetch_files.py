@@ -8,7 +8,8 @@ import textwrap
 
 import pytest
 
-from t2.harness.fetch import files, paths
+from t2.adapters import paths
+from t2.harness.fetch import files
 from t2.harness.fetch.errors import SourceError
 
 
@@ -21,6 +22,9 @@ def test_cache_dir_order(monkeypatch, tmp_path):
     assert paths.cache_dir() == tmp_path / "xdg" / "t2"
     monkeypatch.setenv("T2_CACHE", "~/own")
     assert paths.cache_dir() == tmp_path / "own"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("T2_CACHE", "here")
+    assert paths.cache_dir() == tmp_path / "here", "a process may go elsewhere, its cache may not"
 
 
 def test_write_atomic_replaces_and_cleans(tmp_path):

@@ -572,6 +572,16 @@ def test_benchmark_files(place, capsys):
     assert "cut.json: " in capsys.readouterr().err
 
 
+def test_benchmarks_that_share_no_figure_are_no_gate(place, capsys):
+    assert main(["regress", "--update", "--baseline", "base.json", str(bench(Path("old.json"), 2.0))]) == 0
+    assert regress(bench(Path("other.json"), 2.0, fullname="test_y.py::test_other")) == 2
+    out = capsys.readouterr().out
+    assert "have no figure in common: the baseline has test_x.py::test_switch[4]: more.speedup, " in out
+    assert ", the run has test_y.py::test_other: ratio, " in out
+    assert regress("old") == 2
+    assert "the run has sums, words." in capsys.readouterr().out
+
+
 def test_a_file_that_pytest_benchmark_wrote(place, capsys):
     Path("test_real.py").write_text(
         "def test_ratio(benchmark):\n    benchmark.pedantic(sum, ([1],))\n"

@@ -143,6 +143,13 @@ def test_power_equals_the_sum_over_all_outcomes(n, discordance, drop, margin, al
     assert mcnemar_power(n, discordance, drop, alternative=alternative, margin=margin) == pytest.approx(expected, **NEAR)
 
 
+@pytest.mark.parametrize(("alpha", "alternative"), [(0.0625, "less"), (0.5, "less"), (0.125, "two-sided")])
+def test_power_counts_what_the_test_reports_at_the_very_level(alpha, alternative):
+    reported = [(m, k) for m in range(7) for k in range(m + 1) if mcnemar(k, m - k, alternative) <= alpha and 2 * k >= m]
+    expected = sum(stats.binom.pmf(m, 6, 0.2) * stats.binom.pmf(k, m, 0.75) for m, k in reported)
+    assert mcnemar_power(6, 0.1, 0.1, alpha, alternative) == pytest.approx(expected, **NEAR)
+
+
 def test_gate_keeps_its_false_alarm_rate_and_its_power_in_simulation():
     rng = np.random.default_rng(20250107)
     runs, cache = 20_000, {}

@@ -14,6 +14,10 @@ import pytest
 from t2.reports.blocks import DASH
 from t2.reports.cli import main, report
 from t2.reports.errors import ReportError
+from t2.reports.files import Found
+from t2.reports.load import load_all
+from t2.reports.metrics import parse_choices
+from t2.reports.regress.collect import collect as gated
 
 from ..result_files import acc, cost, paper_like, result, share, t2_section, write, write_logged
 
@@ -114,6 +118,23 @@ def test_metric_option(here):
         report([path], metrics=["arcs=acc"])
     with pytest.raises(ReportError, match="TASK=METRIC"):
         report([path], metrics=["arc"])
+
+
+def test_filters_without_a_rank_are_taken_in_the_files_order(here):
+    names = [f"maj@{n}" for n in range(8)]
+    for first in names:
+        order = [first, *(name for name in names if name != first)]
+        path = write("results_1.json", result({"task": {f"acc,{name}": share(5, 10) for name in order}}))
+        (run,), _ = load_all([Found(Path(path), named=True)])
+        assert parse_choices(["task=acc"], {"task": [run.tasks["task"]]}) == {"task": ("acc", first)}
+
+
+def test_a_metric_alone_means_the_same_filter_to_the_report_and_to_the_gate(here):
+    metrics = ["math_verify,none", "exact_match,strict-match", "exact_match,flexible-extract"]
+    path = write_logged("results_1.json", result({"task": {metric: share(5, 10) for metric in metrics}}))
+    heading = section(report([path], metrics=["task=exact_match"]), "Leaderboard").split("|")[2].strip()
+    assert heading.startswith("task (exact_match / flexible-extract")
+    assert gated([path], lambda task: "exact_match").tasks["task"].filter == "flexible-extract"
 
 
 def test_lower_is_better_is_neither_percent_nor_normalised(here):

@@ -125,6 +125,11 @@ def test_the_command_that_makes_such_a_file():
     )
 
 
+def test_the_command_says_zero_shots():
+    text = report([write("results_1.json", result(acc(10)))])
+    assert "--tasks arc --num_fewshot 0 --batch_size 1" in text, "a task's own default may be another number"
+
+
 def test_damaged_curves_are_told_and_left_out():
     everything()
     write("runs/cut/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": 0.1}\n{"event": "va')
