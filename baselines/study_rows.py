@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 from ..adapters.dispatch_probe import SHIPPED as SHIPPED_PROBE
 from ..adapters.experts import CARD, load_expert, shipped
+from ..adapters.files import write_whole
 from ..adapters.probe import load_probe
 from ..harness import vllm_import
 from ..harness.errors import T2Error
@@ -144,9 +144,7 @@ def _make(study: Study, rows: Sequence[Row]) -> tuple[dict[Row, dict[str, Any]],
 def _write(study: Study, row: Row, found: Mapping[str, Any]) -> None:
     file = study.folder / "rows" / f"{row.label}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole(file, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _settings(study: Study, row: Row) -> dict[str, Any]:

@@ -130,10 +130,10 @@ def mcnemar(lost: int, won: int, alternative: Alternative = "two-sided") -> floa
     """
     if lost < 0 or won < 0:
         raise ValueError(f"McNemar's test needs counts, got lost={lost}, won={won}")
-    from scipy.stats import binom
+    from scipy.special import bdtrc  # of scipy.stats, which takes four times as long to import, the part that is needed
 
     k = {"two-sided": max(lost, won), "less": lost, "greater": won}[alternative]
-    tail = float(binom.sf(k - 1, lost + won, 0.5))
+    tail = float(bdtrc(k - 1, lost + won, 0.5))  # P(X >= k)
     return min(1.0, 2 * tail) if alternative == "two-sided" else tail
 
 
