@@ -248,6 +248,7 @@ class Adaptive(TwoPass):
             "strategy": [self.strategy.kind, *self.strategy.mixture.weights, *self.strategy.mixture.layers],
             "first": self.strategy.first.weights,
             "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,
+            "calibrate": self.calibrate if self.strategy.kind != "fixed" else None,  # a form of one's own is told it too
             "class": type(self).__name__,
             **self.host_facts(),
         }

@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from t2.harness.cache_key import facts_key
 from t2.harness.errors import T2Error
 from t2.harness.fetch import cache_dir
 from t2.harness.fetch.model import model_folder, problem
@@ -363,6 +364,12 @@ def test_what_a_form_of_ones_own_says_is_checked(world, tmp_path):
         (tmp_path / "own.py").write_text(form.format(answer))
         with pytest.raises(T2Error, match=says):
             load(world, dispatch=str(tmp_path / "own.py")).generate_until(questions())
+
+
+def test_cached_answers_of_a_form_of_ones_own_are_kept_apart_by_calibrate(world):
+    own = str(Path(__file__).parents[1] / "examples" / "keywords.py")
+    calibrated, raw = (load(world, dispatch=own, calibrate=value).cache_facts() for value in (True, False))
+    assert facts_key(calibrated) != facts_key(raw)
 
 
 def test_a_run_of_the_default_model_is_named_after_it(world):
