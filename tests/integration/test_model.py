@@ -197,10 +197,18 @@ def test_lm_evals_options_work(world, options):
         assert cost["pass1"]["tokens_in"] < 300
 
 
-def test_automatic_batch_size(world):
-    lm = load(world, batch_size="auto", max_length=1200, max_batch_size=2)
-    assert lm.generate_until(questions()) == load(world, max_length=1200, batch_size=2).generate_until(questions())
-    assert len(lm.loglikelihood(questions(kind="loglikelihood"))) == 12
+def test_automatic_batch_size(world, monkeypatch):
+    expected = load(world, max_length=1200, batch_size=2).generate_until(questions())
+    for size in ("auto", "auto:4"):
+        lm = load(world, batch_size=size, max_length=1200, max_batch_size=2)
+        assert lm.generate_until(questions()) == expected
+        assert len(lm.loglikelihood(questions(kind="loglikelihood"))) == 12
+        assert len(lm.loglikelihood(questions(WORDS[:1], "loglikelihood"))) == 2  # fewer than the searches asked for
+    monkeypatch.setattr(lm, "_world_size", 2)
+    monkeypatch.setattr(lm, "_detect_batch_size", lambda requests, pos: searched.append(pos) or 1)
+    lm.batch_sizes, searched = {}, []
+    assert [lm._batch_scheduler(pos, WORDS) for pos in range(6)] == [1] * 6
+    assert searched == [0] and lm.batch_schedule == 4
 
 
 def test_a_second_evaluation_starts_from_zero(world):
