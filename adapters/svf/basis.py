@@ -42,7 +42,7 @@ class Basis:
 
 
 def compute_basis(weight: Tensor) -> Basis:
-    """Compute the basis of `weight` ``[m, n]`` by one symmetric eigenproblem in float64 on its device; on the CPU for Apple's, which has no float64.
+    """Compute the basis of `weight` ``[m, n]`` by one symmetric eigenproblem in float64 on its device (Apple's has none: on the CPU).
 
     Raises:
         ValueError: if `weight` is not a matrix or has NaN or infinite entries.

@@ -211,6 +211,14 @@ def test_automatic_batch_size(world, monkeypatch):
     assert searched == [0] and lm.batch_schedule == 4
 
 
+def test_all_windows_of_a_long_text_are_counted(world):
+    lm = load(world, "base", max_length=64)
+    assert len(lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("abcdefgh" * 20,), 0, ("t", 0, 1))])) == 1
+    assert lm.costs.task("t")["pass2"]["tokens_in"] == 160
+    lm.loglikelihood([Instance("loglikelihood", {}, ("abcdefgh" * 20, " x"), 0, ("u", 0, 1))])
+    assert lm.costs.task("u")["pass2"]["tokens_in"] == 64
+
+
 def test_a_second_evaluation_starts_from_zero(world):
     lm = load(world)
     runs = [evaluate(world, model=lm, limit=2) for _ in range(2)]
@@ -380,18 +388,22 @@ def test_cached_answers_of_a_form_of_ones_own_are_kept_apart_by_calibrate(world)
     assert facts_key(calibrated) != facts_key(raw)
 
 
-def test_a_run_of_the_default_model_is_named_after_it(world):
+def test_a_run_of_the_default_model_is_named_after_it(world, tmp_path):
     from lm_eval.loggers import EvaluationTracker
 
     load(world, "base")
     names = []
-    for source, args in (("t2", {}), ("t2", ""), ("t2", {"strategy": "base"}), ("t2", {"pretrained": "a/b"}), ("hf", {})):
+    fields = {"t2_mixture": 1, "task": "t", "alpha": {}, "experts": {}, "documents": [], "configuration": {}}
+    for name, pretrained in (("other", "c/d"), ("pretrained", None)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**fields, "base": {"name": "x", "pretrained": pretrained}}))
+    given = ({}, "", {"strategy": "base"}, f"mixture={tmp_path}/pretrained.json", {"pretrained": "a/b"}, f"mixture={tmp_path}/other.json")
+    for source, args in (*(("t2", args) for args in given), ("hf", {})):
         tracker = EvaluationTracker().general_config_tracker
         tracker.log_experiment_args(
             model_source=source, model_args=args, system_instruction=None, chat_template=None, fewshot_as_multiturn=False
         )
         names.append(tracker.model_name)
-    assert names[:4] == [model_folder().name] * 3 + ["a/b"] and names[4] != model_folder().name
+    assert names[:6] == [model_folder().name] * 4 + ["a/b", "c/d"] and names[6] != model_folder().name
 
 
 def run_cli(world, *args, out, launch=(), **environment):
