@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..adapters.dispatch_forms import Decision
+from ..adapters.memory import peak_memory
 from ..adapters.mixture import Mixture
 from . import task_vote
 from .cache_key import open_table, table_entry
 from .errors import T2Error
 from .strategy import Strategy
-from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, peak_memory, shares
+from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, shares
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
