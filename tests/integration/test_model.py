@@ -179,8 +179,9 @@ def test_results_and_samples_tell_the_mixture(world, monkeypatch):
         {"args": {"dispatch": "generate"}, "limit": 2},
         {"args": {"strategy": "mix:math=0.5+code=0.5"}, "limit": 2},
         {"args": {"mix": "soft", "abstain": 0.1}, "limit": 2},
+        {"args": {"dispatch": "task", "votes": 2}, "limit": 2},
     ],
-    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix", "soft"],
+    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix", "soft", "task"],
 )
 def test_lm_evals_options_work(world, options):
     found = evaluate(world, **options)
