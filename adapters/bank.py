@@ -20,7 +20,7 @@ from .errors import AdapterError
 from .experts import Expert, load_expert, shipped
 from .memory import free_memory
 from .mixture import BASE, Mixture
-from .svf import Basis, cached_basis, check_fingerprint, fingerprint, renormalised_scale
+from .svf import Basis, cached_basis, check_fingerprint, renormalised_scale
 from .svf.apply import adapted_weight, delta_weight, factored_linear
 
 logger = logging.getLogger("t2.experts")
@@ -326,7 +326,3 @@ class ExpertBank(Bank):
         for name, layer in layers.items():
             self._layers[name] = layer
             self._base.setdefault(name, layer.weight.data)
-
-    def base_fingerprint(self) -> str | None:
-        """Return the fingerprint of the base matrices that any expert adapts; None for an empty bank."""
-        return fingerprint(self._base) if self._base else None

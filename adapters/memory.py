@@ -1,4 +1,6 @@
-"""How much memory is free, for what is kept only where there is room for it."""
+"""How much memory is free, for what is kept only where there is room for it, and how much was in use at most."""
+
+import sys
 
 import psutil
 import torch
@@ -9,3 +11,17 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def peak_memory(device: torch.device | str) -> int | None:
+    """Return the most bytes that were in use at once: PyTorch's on a CUDA or XPU device, this process's for a model on the CPU."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if kind == "xpu":
+        return torch.xpu.max_memory_allocated(device)
+    if kind != "cpu" or sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -60,10 +60,6 @@ class SharedPrefix:
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), i)  # type: ignore[union-attr]
         return cache
 
-    def forget(self) -> None:
-        """Drop the stored keys and values: they hold for the weights that computed them only."""
-        self._states = None
-
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, keep: int) -> Tensor:
         trim = {"logits_to_keep": keep} if self._trim else {}
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **trim)

@@ -7,7 +7,6 @@ Arguments and results are text: tensors do not survive the way between processes
 import json
 import logging
 import math
-import resource
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import wraps
@@ -22,6 +21,7 @@ from .bank import ExpertBank, layer_of
 from .dispatch_forms import Setup, make_form
 from .errors import AdapterError
 from .experts import load_expert
+from .memory import peak_memory
 from .mixture import BASE, Mixture
 from .svf import model_fingerprint
 from .svf.apply import adapted_weight, delta_weight
@@ -175,9 +175,7 @@ class ExpertWorker:
     @answered
     def t2_peak_memory(self) -> int:
         """Return the most bytes that this worker had in use at once."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory(self.device) or 0
 
     def _t2_push(self, weights: Mapping[str, Tensor]) -> None:
         # vLLM warns, at every swap, of each module that is not given new weights: embeddings, norms, the rotary embedding, the head

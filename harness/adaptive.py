@@ -1,6 +1,7 @@
 """What lm-eval's model classes of t2 share: model arguments, experts, pass 1, and the facts that results and caches need."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from os import PathLike
@@ -209,13 +210,14 @@ class Adaptive(TwoPass):
         if wrong := {name for d in found for name in (d.category, *(d.scores or ())) if name not in known}:
             raise ModelArgumentError(f"dispatch={self.dispatch_plan.form} named {', '.join(sorted(map(repr, wrong)))}, which no expert is.")
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Sequence[str], whole: bool = False) -> list[int]:
         """See `TwoPass`; what lm-eval has just tokenised is not tokenised again."""
         unseen = list(dict.fromkeys(text for text in texts if text and hash(text) not in self._lengths))
         encoded = self.tokenizer(unseen, add_special_tokens=False)["input_ids"] if unseen else []  # type: ignore[attr-defined]
         known = self._lengths | {hash(text): len(ids) for text, ids in zip(unseen, encoded, strict=True)}
         self._lengths.clear()
-        return [min(known[hash(text)], self.max_length) if text else 0 for text in texts]  # type: ignore[attr-defined]
+        most = math.inf if whole else self.max_length  # type: ignore[attr-defined]
+        return [min(known[hash(text)], most) if text else 0 for text in texts]
 
     def run_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""
@@ -248,6 +250,7 @@ class Adaptive(TwoPass):
             "strategy": [self.strategy.kind, *self.strategy.mixture.weights, *self.strategy.mixture.layers],
             "first": self.strategy.first.weights,
             "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,
+            "calibrate": self.calibrate if self.strategy.kind != "fixed" else None,  # a form of one's own is told it too
             "class": type(self).__name__,
             **self.host_facts(),
         }

@@ -101,6 +101,16 @@ class T2LM(Adaptive, HFLM):
             found = self._largest_batch = super()._detect_batch_size()
         return found
 
+    def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:
+        # auto:N. With a call per mixture requests can be fewer than N, which hf divides by; and processes have different numbers of them,
+        # but compare what each search finds: they search once
+        asked = self.batch_schedule
+        self.batch_schedule = 1 if self.world_size > 1 else min(asked, len(n_reordered_requests))
+        try:
+            return super()._batch_scheduler(pos, n_reordered_requests)
+        finally:
+            self.batch_schedule = asked
+
 
 def _default_device() -> str:
     if torch.cuda.is_available():

@@ -33,22 +33,31 @@ def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         begin = getattr(model, "begin_run", None)  # lm-eval's cache wrapper passes attributes on
         if begin is None or not hasattr(model, "end_run"):
             return evaluate(*args, **options)
-        begin()
+        asked = inspect.signature(evaluate).bind(*args, **options).arguments
+        begin(tasks := _tasks(asked["task_dict"]))
         _forget_sandbox()
         results = evaluate(*args, **options)
         facts = model.end_run()  # type: ignore[union-attr]
         if results is not None and facts is not None:
             facts["sandbox"] = _sandbox()
             facts["confusion"] = _confusion(facts["passes"], results.get("configs", {}))
-            _mark_contaminated(model, facts, inspect.signature(evaluate).bind(*args, **options).arguments)
+            _mark_contaminated(model, facts, tasks, asked)
             results["t2"] = facts
-            for samples in results.get("samples", {}).values():
+            for task, samples in results.get("samples", {}).items():
                 for sample in samples:
-                    sample["t2"] = model.sample_facts(sample["arguments"])  # type: ignore[union-attr]
+                    sample["t2"] = model.sample_facts(sample["arguments"], task)  # type: ignore[union-attr]
         return results
 
     evaluate_with_t2._t2 = True  # type: ignore[attr-defined]
     return evaluate_with_t2
+
+
+def _tasks(found: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return name → task, of what lm-eval's `evaluate` takes: what its `TaskManager` loads, or tasks within groups as in older versions."""
+    flat: dict[str, Any] = {}
+    for name, task in found.get("tasks", found).items():
+        flat |= _tasks(task) if isinstance(task, Mapping) else {name: task}
+    return flat
 
 
 def _confusion(passes: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, dict[str, int]] | None:
@@ -61,14 +70,13 @@ def _confusion(passes: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[st
     return {domain: dict(sorted(table[domain].items())) for domain in sorted(table)} or None
 
 
-def _mark_contaminated(model: Any, facts: Any, asked: Mapping[str, Any]) -> None:
+def _mark_contaminated(model: Any, facts: Any, tasks: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Mark the documents that few-shot search has seen, and say so; say too where a mixture was found on another task."""
     mixture = getattr(model, "mixture_file", None)
     if mixture is None:
         return
     from .fewshot.mixture_file import contaminated
 
-    tasks = asked["task_dict"].get("tasks", asked["task_dict"])
     facts["contaminated"] = contaminated(mixture, tasks, asked.get("limit"), asked.get("samples"))
     for task, ids in facts["contaminated"].items():
         log.warning("%s: α was chosen on %d of the evaluated documents: marked contaminated. `t2 eval` leaves them out.", task, len(ids))
@@ -78,18 +86,28 @@ def _mark_contaminated(model: Any, facts: Any, asked: Mapping[str, Any]) -> None
 
 
 def _named(log_args: Callable[..., Any]) -> Callable[..., Any]:
-    """Name a run without ``pretrained`` by the default model: lm-eval would make up a random name for its folder."""
+    """Name a run without ``pretrained`` by its mixture file's base, or the default model: lm-eval would make up a name for its folder."""
+    from lm_eval.utils import simple_parse_args_string
 
     @functools.wraps(log_args)
     def log_experiment_args(self: Any, model_source: str, model_args: Any, *args: Any, **options: Any) -> Any:
-        if model_source in ("t2", "t2-vllm") and "pretrained" not in (model_args or ""):
-            from .fetch.model import model_folder
-
-            model_args = {"pretrained": model_folder().name}
+        if model_source in ("t2", "t2-vllm"):
+            given = simple_parse_args_string(model_args) if isinstance(model_args, str) else model_args or {}
+            if given.get("pretrained") is None:
+                model_args = {"pretrained": _base_name(given.get("mixture"))}
         return log_args(self, model_source, model_args, *args, **options)
 
     log_experiment_args._t2 = True  # type: ignore[attr-defined]
     return log_experiment_args
+
+
+def _base_name(mixture: Any) -> str:
+    """Return the base model of a run that names none: its mixture file's, else the default one."""
+    from .fetch.model import model_folder
+    from .fewshot.mixture_file import read_mixture
+
+    named = read_mixture(str(mixture)).data["base"].get("pretrained") if mixture is not None else None
+    return named or model_folder().name
 
 
 def _sandbox() -> str | None:

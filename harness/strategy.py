@@ -124,7 +124,7 @@ def parse_experts(value: Any) -> dict[str, Path] | None:
     return found
 
 
-def check_model_args(host: type, own: Sequence[str], extra: Mapping[str, Any], passed_on: Collection[str] = PASSED_ON) -> None:
+def check_model_args(host: type, own: Sequence[str], extra: Mapping[str, Any], passed_on: Collection[str]) -> None:
     """Check the arguments that go on to lm-eval's class `host`, which would itself pass over an unknown one without a word.
 
     Args:

@@ -1,5 +1,6 @@
 """``dispatch=task``: the first prompts of a task decide for all of it, and no other prompt of it goes through pass 1."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,18 +9,6 @@ from typing import Any
 
 from ..adapters.dispatch_forms import Decision
 from ..adapters.mixture import BASE
-
-
-def voters(contexts: Sequence[str], tasks: Mapping[str, str], settled: Mapping[str, Decision], n: int) -> list[str]:
-    """Return the first `n` of each undecided task's contexts; `tasks` tells a context's task."""
-    seen: Counter[str] = Counter()
-    chosen = []
-    for context in contexts:
-        task = tasks[context]
-        if task not in settled and seen[task] < n:
-            seen[task] += 1
-            chosen.append(context)
-    return chosen
 
 
 def verdict(votes: Sequence[Decision]) -> Decision:
@@ -64,3 +53,18 @@ def to_json(decision: Decision) -> str:
 def from_json(text: Any) -> Decision:
     """Read what `to_json` wrote."""
     return Decision(**json.loads(text))
+
+
+def to_keep(settled: Decision, voters: Sequence[str]) -> str:
+    """Return a task's verdict as text for the answer cache, with the contexts that decided it."""
+    return json.dumps({"voters": _hash(voters), **asdict(settled)})
+
+
+def recalled(text: Any, voters: Sequence[str]) -> Decision | None:
+    """Read what `to_keep` wrote; None if nothing was kept, or others than `voters` decided: another ``--limit``, or other prompts."""
+    kept = json.loads(text) if text is not None else {}
+    return Decision(**kept) if kept.pop("voters", None) == _hash(voters) else None
+
+
+def _hash(voters: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(voters)).encode()).hexdigest()

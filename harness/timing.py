@@ -1,6 +1,5 @@
 """What the two passes cost, per task: the numbers under the key ``t2`` of lm-eval's results."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 import torch
+
+from ..adapters.memory import peak_memory as peak_memory  # for the trainer
 
 
 class PassCost(TypedDict):
@@ -20,7 +21,8 @@ class PassCost(TypedDict):
         prompts: prompts in pass 1: distinct contexts; in pass 2: requests, of which a multiple-choice question has one per option.
         tokens_in: tokens read. Pass 1: without the instruction that all prompts share. Pass 2: context and, if scored, continuation.
         tokens_out: tokens of the replies (pass 1) or answers (pass 2), after cutting at stop sequences; 0 where nothing is generated.
-        switches: changes of the model's weights, each counted for the first task that it served.
+        switches: changes of the model's weights, each counted for the first task that it served; the way back to the base weights for
+            the last one.
     """
 
     seconds: float
@@ -64,7 +66,7 @@ class T2Results(TypedDict):
             task says.
         mixture: of a mixture file (`MixtureFile.facts`); None without one.
         contaminated: task → ids of evaluated documents that the mixture's α were chosen on; empty for a clean score.
-        sandbox: what generated code has run in since the process began; None where none ran.
+        sandbox: what generated code has run in since the evaluation began; None where none ran.
         peak_memory: bytes, of the device that the model is on, or of this process where that is the CPU; None where it cannot be told.
     """
 
@@ -176,20 +178,6 @@ class Stopwatch:
         finally:
             self._wait()
             self.seconds = time.perf_counter() - start
-
-
-def peak_memory(device: Any) -> int | None:
-    """Return the most bytes that were in use at once: PyTorch's on a CUDA or XPU device, this process's for a model on the CPU."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if kind == "xpu":
-        return torch.xpu.max_memory_allocated(device)
-    if kind != "cpu" or sys.platform == "win32":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _waiter(device: torch.device) -> Callable[[], None]:

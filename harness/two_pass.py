@@ -1,22 +1,25 @@
 """The two passes as a mixin over an lm-eval model class: dispatch each distinct context, then answer group by group.
 
-Which weights answer a request depends on its context alone, so decisions are kept by context: that is enough to dispatch each once, to find
-the answers' mixtures again for the logged samples, and to store them beside cached answers.
+Which weights answer a request depends on its context alone (under ``dispatch=task`` also on its task), so decisions are kept by context:
+that is enough to dispatch each once, to find the answers' mixtures again for the logged samples, and to store them beside cached answers.
 """
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..adapters.dispatch_forms import Decision
+from ..adapters.memory import peak_memory
 from ..adapters.mixture import Mixture
 from . import task_vote
 from .cache_key import open_table, table_entry
+from .errors import T2Error
 from .strategy import Strategy
-from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, peak_memory, shares
+from .timing import SCHEMA, Costs, Share, Stopwatch, T2Results, shares
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -26,7 +29,7 @@ log = logging.getLogger("t2")
 
 
 class TwoPass:
-    """Two-pass adaptation for the lm-eval model class that follows in the bases, e.g. ``class T2LM(TwoPass, HFLM)``.
+    """Two-pass adaptation for the lm-eval model class that follows in the bases; `Adaptive` is one with experts, for ``HFLM`` say.
 
     The class that mixes it in calls `two_pass_setup` once its model is loaded, and provides the methods that raise `NotImplementedError`
     here. Weights are the base's whenever no call is running, also after an error or Ctrl-C.
@@ -42,8 +45,13 @@ class TwoPass:
         """Pass 1 for distinct contexts; the model has the strategy's weights of pass 1."""
         raise NotImplementedError
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text; called right after a pass, outside what is timed."""
+    def count_tokens(self, texts: Sequence[str], whole: bool = False) -> list[int]:
+        """Return the number of tokens of each text that the model reads; called right after a pass, outside what is timed.
+
+        Args:
+            texts: contexts, continuations, answers.
+            whole: they are read in windows, so also what is longer than the model's context counts.
+        """
         raise NotImplementedError
 
     def run_facts(self) -> dict[str, Any]:
@@ -73,8 +81,18 @@ class TwoPass:
         return self._answer("loglikelihood_rolling", super().loglikelihood_rolling, requests, disable_tqdm)  # type: ignore[misc]
 
     def set_cache_hook(self, cache_hook: "CacheHook") -> None:
-        """Use lm-eval's answer cache (``--use_cache``), in a table of its own for each model, experts, strategy and dtype."""
+        """Use lm-eval's answer cache (``--use_cache``), in a table of its own for each model, experts, strategy and dtype.
+
+        Raises:
+            T2Error: there are several processes.
+        """
         if getattr(cache_hook, "dbdict", None) is not None:
+            if self.world_size > 1:  # type: ignore[attr-defined]
+                raise T2Error(
+                    f"--use_cache does not go with {self.world_size} processes: "  # type: ignore[attr-defined]
+                    "each has a cache of its own, and one that finds all its answers there would leave the others waiting for it for ever. "
+                    "Leave --use_cache out, or start one process, without `accelerate launch`."
+                )
             open_table(cache_hook.dbdict, self.cache_facts())
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
 
@@ -90,9 +108,14 @@ class TwoPass:
         self.strategy, self.votes = strategy, votes
         self.begin_run()
 
-    def begin_run(self) -> None:
-        """Forget the decisions and costs of an earlier evaluation."""
+    def begin_run(self, tasks: Mapping[str, Any] | None = None) -> None:
+        """Forget the decisions and costs of an earlier evaluation.
+
+        Args:
+            tasks: name → lm-eval's task, whose requests are made later; None where they are not known.
+        """
         self.costs = Costs()
+        self._tasks = tasks or {}
         self.decisions: dict[str, Decision] = {}
         self.settled: dict[str, Decision] = {}
         self._counted: set[tuple[str, Any, str]] = set()
@@ -114,11 +137,12 @@ class TwoPass:
             peak_memory=self.peak_memory(),
         )
 
-    def sample_facts(self, arguments: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    def sample_facts(self, arguments: Sequence[Sequence[Any]], task: str) -> dict[str, Any]:
         """Return what the logged sample of a document says about its weights.
 
         Args:
             arguments: of the document's requests.
+            task: that it is of.
 
         Returns:
             ``mixture`` (a list where the document's requests had different ones; None where it is not known), and, where pass 1 ran, what
@@ -127,7 +151,7 @@ class TwoPass:
         texts = [str(args[0]) if len(args) > 1 else "" for args in arguments]
         if self.strategy.kind == "fixed":
             return {"mixture": str(self.strategy.mixture)}
-        known = [self._known(text) if text else _NO_PROMPT for text in texts]
+        known = [self._known(self._place(text, task)) if text else _NO_PROMPT for text in texts]
         names = [None if k is None else str(k.mixture) for k in known]
         facts: dict[str, Any] = {"mixture": names[0] if len(set(names)) == 1 else names}
         first = known[0] if known else None
@@ -177,10 +201,11 @@ class TwoPass:
         elif kind == "loglikelihood_rolling":
             mixtures = [Mixture.base()] * len(requests)
         else:
-            contexts = [str(r.args[0]) for r in requests]
-            new = {c: _task(r) for c, r in reversed(list(zip(contexts, requests, strict=True))) if c and self._known(c) is None}
-            self._pass_one([c for c in dict.fromkeys(contexts) if c in new], new)
-            decided = [self.decisions[c] if c else _NO_PROMPT for c in contexts]
+            prompts = [(_task(r), str(r.args[0])) for r in requests]
+            places = [self._place(context, task) if context else None for task, context in prompts]
+            distinct = {place: prompt for place, prompt in reversed(list(zip(places, prompts, strict=True))) if place}
+            self._pass_one({place: distinct[place] for place in dict.fromkeys(places) if place and self._known(place) is None})
+            decided = [self.decisions[place] if place else _NO_PROMPT for place in places]
             mixtures = [d.mixture for d in decided]
             self._label(kind, requests, decided)
         for i, (request, mixture) in enumerate(zip(requests, mixtures, strict=True)):
@@ -198,22 +223,30 @@ class TwoPass:
                 self._counted.add((_task(request), doc, ""))
                 self.costs.label(_task(request), decision.category, decision.readable)
 
-    def _pass_one(self, contexts: list[str], tasks: dict[str, str]) -> None:
-        store = getattr(self.cache_hook, "dbdict", None)  # type: ignore[attr-defined]
-        found = self._by_task(contexts, tasks, store) if self.votes else self._label_contexts(contexts, tasks)
-        for context, decision in zip(contexts, found, strict=True):
-            self.decisions[context] = decision
-            if store is not None:
-                store[table_entry(context)] = task_vote.to_json(decision)
+    def _place(self, context: str, task: str) -> str:
+        """Return the key under which the decision about a context is kept: where tasks decide, each task has its own."""
+        return f"{task}\n{context}" if self.votes else context
 
-    def _by_task(self, contexts: list[str], tasks: dict[str, str], store: Any) -> list[Decision]:
+    def _pass_one(self, new: dict[str, tuple[str, str]]) -> None:
+        """Decide about new prompts: place → task and context."""
+        store = getattr(self.cache_hook, "dbdict", None)  # type: ignore[attr-defined]
+        prompts = list(new.values())
+        found = self._by_task(prompts, store) if self.votes else self._label_prompts(prompts)
+        for place, decision in zip(new, found, strict=True):
+            self.decisions[place] = decision
+            if store is not None:
+                store[table_entry(place)] = task_vote.to_json(decision)
+
+    def _by_task(self, prompts: list[tuple[str, str]], store: Any) -> list[Decision]:
         """Let the first prompts of each new task decide for all of it; every process comes here and gets the same."""
-        for task in set(tasks.values()) - set(self.settled):
-            if store is not None and (kept := store.get(table_entry(f"task {task}"))) is not None:
-                self.settled[task] = task_vote.from_json(kept)
-        asked = task_vote.voters(contexts, tasks, self.settled, math.ceil((self.votes or 1) / self.world_size))  # type: ignore[attr-defined]
-        own = dict(zip(asked, self._label_contexts(asked, tasks), strict=True))
-        votes = task_vote.pooled({tasks[c]: [decision]} for c, decision in own.items())
+        tasks = dict.fromkeys(task for task, _ in prompts)
+        voters = {task: self._voters(task, prompts) for task in tasks if task not in self.settled}
+        for task, contexts in voters.items() if store is not None else ():
+            if (kept := task_vote.recalled(store.get(table_entry(f"task {task}")), contexts)) is not None:
+                self.settled[task] = kept
+        asked = [(task, context) for task, contexts in voters.items() if task not in self.settled for context in contexts]
+        own = dict(zip(asked, self._label_prompts(asked), strict=True))
+        votes = task_vote.pooled({task: [decision]} for (task, _), decision in own.items())
         everyone: list[Any] = [(self.settled, votes)]
         if self.world_size > 1:  # type: ignore[attr-defined]
             everyone = [None] * self.world_size  # type: ignore[attr-defined]
@@ -224,32 +257,38 @@ class TwoPass:
             if task not in self.settled:
                 self.settled[task] = task_vote.verdict(cast)
                 log.info("Pass 1: %d prompts of %s decided for %s", len(cast), task, self.settled[task].mixture)
-        if store is not None:
-            for task in set(tasks.values()):
-                store[table_entry(f"task {task}")] = task_vote.to_json(self.settled[task])
-        return [task_vote.follow(own.get(c), self.settled[tasks[c]]) for c in contexts]
+        for task, contexts in voters.items() if store is not None else ():
+            store[table_entry(f"task {task}")] = task_vote.to_keep(self.settled[task], contexts)
+        return [task_vote.follow(own.get((task, context)), self.settled[task]) for task, context in prompts]
 
-    def _label_contexts(self, contexts: list[str], tasks: dict[str, str]) -> list[Decision]:
-        """Run pass 1 and count what it cost."""
-        if not contexts:
+    def _voters(self, task: str, prompts: list[tuple[str, str]]) -> list[str]:
+        """Return the contexts that decide for a task: its first ones, also where `prompts` is only what an answer cache left to ask."""
+        instances = (self._tasks[task].instances if task in self._tasks else None) or []
+        contexts = [str(i.args[0]) for i in instances if i.request_type != "loglikelihood_rolling"]
+        contexts = contexts or [context for name, context in prompts if name == task]
+        return list(dict.fromkeys(filter(None, contexts)))[: math.ceil((self.votes or 1) / self.world_size)]  # type: ignore[attr-defined]
+
+    def _label_prompts(self, prompts: list[tuple[str, str]]) -> list[Decision]:
+        """Run pass 1 for tasks and contexts, and count what it cost."""
+        if not prompts:
             return []
         with Stopwatch(self.device).running() as watch:  # type: ignore[attr-defined]
             switched = self.apply_mixture(self.strategy.first)
-            found = self.dispatch(contexts)
-        told = [Share(tasks[c], d.tokens_in, d.tokens_out, d.tokens_in + d.tokens_out) for c, d in zip(contexts, found, strict=True)]
+            found = self.dispatch([context for _, context in prompts])
+        told = [Share(task, d.tokens_in, d.tokens_out, d.tokens_in + d.tokens_out) for (task, _), d in zip(prompts, found, strict=True)]
         self.costs.add("pass1", watch.seconds, int(switched), told)
         if unread := sum(not d.readable for d in found):
             log.warning("Pass 1: %d of %d replies named no category and count as others.", unread, len(found))
         return found
 
-    def _known(self, context: str) -> Decision | None:
-        """Return the decision for a context, from this run or from the answer cache."""
-        if context not in self.decisions:
+    def _known(self, place: str) -> Decision | None:
+        """Return the decision that is kept at `place`, from this run or from the answer cache."""
+        if place not in self.decisions:
             store = getattr(self.cache_hook, "dbdict", None)  # type: ignore[attr-defined]
-            if store is None or (kept := store.get(table_entry(context))) is None:
+            if store is None or (kept := store.get(table_entry(place))) is None:
                 return None
-            self.decisions[context] = task_vote.from_json(kept)
-        return self.decisions[context]
+            self.decisions[place] = task_vote.from_json(kept)
+        return self.decisions[place]
 
     def _ask(
         self, kind: str, ask: Callable[..., list[Any]], mixture: Mixture, requests: "list[Instance]", count: bool, disable_tqdm: bool
@@ -260,9 +299,12 @@ class TwoPass:
             answers = ask(requests, disable_tqdm=disable_tqdm)
         if count:
             generated = kind == "generate_until"
-            read = self.count_tokens(["".join(map(str, r.args[: 1 if generated else 2])) for r in requests])
-            said = self.count_tokens(answers) if generated else [0] * len(requests)
-            self.costs.add("pass2", watch.seconds, int(switched), shares([_task(r) for r in requests], read, said, generated))
+            own = _without_padding(requests)
+            asked = [requests[i] for i in own]
+            texts = ["".join(map(str, r.args[: 1 if generated else 2])) for r in asked]
+            read = self.count_tokens(texts, whole=kind == "loglikelihood_rolling")
+            said = self.count_tokens([answers[i] for i in own]) if generated else [0] * len(own)
+            self.costs.add("pass2", watch.seconds, int(switched), shares([_task(r) for r in asked], read, said, generated))
         return answers
 
     def _same_order(self, groups: dict[Mixture, list[int]]) -> list[Mixture]:
@@ -276,6 +318,17 @@ class TwoPass:
 
 
 _NO_PROMPT = Decision("others", 0)
+
+
+def _without_padding(requests: "Sequence[Instance]") -> list[int]:
+    """Return the places of the requests that are asked for themselves: lm-eval repeats the last one until all processes have as many."""
+    times: Counter[int] = Counter()
+    found = []
+    for i, request in enumerate(requests):
+        times[id(request)] += 1
+        if times[id(request)] <= (request.repeats or 1):
+            found.append(i)
+    return found
 
 
 def _task(request: "Instance") -> str:

@@ -73,8 +73,13 @@ def prepare() -> None:
     """Set what vLLM reads before it is imported; what the environment has already stays."""
     if distribution() != CPU:
         return
+    import torch
+
+    from ..adapters.memory import free_memory
+
+    space = min(max(free_memory(torch.device("cpu")) // 4 // 2**30, 2), 16)
     for name, value in {
-        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; vLLM would take most of the memory
+        "VLLM_CPU_KVCACHE_SPACE": str(space),  # GiB; vLLM would take most of the memory
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: starts in a third of the time
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }.items():

@@ -36,6 +36,8 @@ VLLM: Any = vllm_causallms.VLLM  # lm-eval's `register_model` hides the class fr
 
 
 _UNKNOWN = Mixture((("?", 1.0),))
+_ANSWERING = ("quantization", "seed", "kv_cache_dtype", "hf_overrides")
+"""Engine arguments on which answers depend, besides what else is told of the model."""
 
 
 class EngineBank(Bank):
@@ -173,9 +175,10 @@ class T2VLLM(Adaptive, VLLM):
         return {
             "dtype": str(self.engines.config("dtype")),
             "tokenizer": [type(self.tokenizer).__name__, len(self.tokenizer), self.tokenizer.name_or_path],
-            "lengths": [self.max_length, self.truncation_side],
+            "lengths": [self.max_length, self.max_gen_toks, self.truncation_side],
             "tokens": [self.add_bos_token, self.prefix_token_id, self.think_end_token],
-            "engine": {k: v for k, v in self.model_args.items() if k in ("quantization", "seed", "lora_local_path", "kv_cache_dtype")},
+            "engine": {name: self.model_args[name] for name in _ANSWERING if name in self.model_args},
+            "lora": getattr(self.lora_request, "lora_path", None),
             "vllm": version(str(vllm_import.distribution())),
         }
 

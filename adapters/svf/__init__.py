@@ -8,18 +8,16 @@ from .register import register
 register()
 
 from .basis import Basis, compute_basis, renormalised_scale  # noqa: E402
-from .cache import cached_basis, weight_hash  # noqa: E402
+from .cache import cached_basis  # noqa: E402
 from .config import PRESETS, SvfConfig  # noqa: E402
 from .fingerprint import check_fingerprint, fingerprint, model_fingerprint  # noqa: E402
 from .layer import SvfLayer  # noqa: E402
-from .model import SvfModel  # noqa: E402
 
 __all__ = [
     "PRESETS",
     "Basis",
     "SvfConfig",
     "SvfLayer",
-    "SvfModel",
     "cached_basis",
     "check_fingerprint",
     "compute_basis",
@@ -27,5 +25,4 @@ __all__ = [
     "model_fingerprint",
     "register",
     "renormalised_scale",
-    "weight_hash",
 ]

@@ -42,21 +42,22 @@ class Basis:
 
 
 def compute_basis(weight: Tensor) -> Basis:
-    """Compute the basis of `weight` ``[m, n]`` by one symmetric eigenproblem in float64 on its device.
+    """Compute the basis of `weight` ``[m, n]`` by one symmetric eigenproblem in float64 on its device (Apple's has none: on the CPU).
 
     Raises:
         ValueError: if `weight` is not a matrix or has NaN or infinite entries.
     """
     if weight.dim() != 2:
         raise ValueError(f"SVF adapts matrices; got a weight of shape {tuple(weight.shape)}.")
-    w = weight.detach().double()
+    w = weight.detach()
+    w = (w.cpu() if w.device.type == "mps" else w).double()
     if not torch.isfinite(w).all():
         raise ValueError("The weight has NaN or infinite entries, so it has no singular values: the checkpoint is damaged.")
     left = w.shape[0] <= w.shape[1]
     gram = w @ w.T if left else w.T @ w
     eigenvalues, vectors = torch.linalg.eigh(gram)
     sigma = eigenvalues.clamp_min(0).sqrt().flip(0)
-    return Basis(vectors.flip(1).float().contiguous(), sigma.float().contiguous(), left)
+    return Basis(vectors.flip(1).float().contiguous(), sigma.float().contiguous(), left).to(weight.device)
 
 
 def renormalised_scale(p: Tensor, sigma: Tensor) -> Tensor:

@@ -49,13 +49,13 @@ def cached_basis(weight: Tensor, folder: Path | None = None) -> Basis:
     return basis
 
 
-def stored_basis(weight: Tensor, folder: Path | None = None) -> Basis | None:
+def stored_basis(weight: Tensor) -> Basis | None:
     """Return the basis of `weight` if it is in the disk cache, sound; computes and stores nothing."""
     key = weight_hash(weight)
-    return _stored(_path(key, folder), key, weight)
+    return _stored(_path(key), key, weight)
 
 
-def _path(key: str, folder: Path | None) -> Path:
+def _path(key: str, folder: Path | None = None) -> Path:
     return (folder or cache_dir() / "svf-basis") / key[:2] / f"{key}.safetensors"
 
 

@@ -50,8 +50,9 @@ def check_fingerprint(weights: Mapping[str, Tensor], expected: str, what: str) -
 def model_fingerprint(model: nn.Module) -> str:
     """Return 16 hexadecimal digits that tell one model's weights from another's, in well under a second also for large ones.
 
-    Up to 4096 evenly spread numbers of every tensor are hashed, rounded to bfloat16, so that one checkpoint has one fingerprint in every
-    float dtype. Any training moves all numbers of a matrix, so a sample tells; an edit of a few numbers by hand may go unseen.
+    Up to 4096 evenly spread numbers of every tensor are hashed, rounded to bfloat16, so that a bfloat16 checkpoint has one fingerprint in
+    bfloat16 and float32, and in float16 too unless one of them is below 2^-17, where float16 rounds it (none of the default model's is).
+    Any training moves all numbers of a matrix, so a sample tells; an edit of a few numbers by hand may go unseen.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -21,7 +21,7 @@ from ...adapters.mixture import Mixture
 from ...adapters.search import AlphaSpace, Outcome, Search, SearchResult, make_optimiser
 from ...adapters.search.space import Candidate
 from ..errors import T2Error
-from .documents import Document, Source, draw, load_tasks, prepare
+from .documents import FEWSHOT_SEED, Document, Source, draw, load_tasks, prepare
 from .evaluate import Judge
 from .journal import Journal
 from .mixture_file import SCHEMA, check_writable, read_mixture, write_json
@@ -50,6 +50,7 @@ class AdaptOptions:
         batch_size: rows a batch.
         num_fewshot, gen_kwargs, apply_chat_template, system_instruction, fewshot_as_multiturn, include_path: as lm-eval's options: they
             make the prompts, which should be those of the evaluation.
+        fewshot_seed: the last number of its ``--seed``, of the examples in the prompts.
     """
 
     task: str
@@ -70,10 +71,11 @@ class AdaptOptions:
     model_args: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 32
     num_fewshot: int | None = None
-    gen_kwargs: str | None = None
+    gen_kwargs: dict[str, Any] | None = None
     apply_chat_template: bool = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool = True
+    fewshot_seed: int | None = FEWSHOT_SEED
     include_path: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +106,8 @@ class AdaptOptions:
     def settings(self) -> dict[str, Any]:
         """Return all of it but the output and the batch size, as JSON values."""
         kept = {name: value for name, value in asdict(self).items() if name not in ("output", "batch_size")}
+        if self.fewshot_seed == FEWSHOT_SEED:  # as in files from before it could be another
+            del kept["fewshot_seed"]
         return json.loads(json.dumps(kept, default=str))
 
 
@@ -121,18 +125,18 @@ def adapt(options: AdaptOptions) -> Path:
         _check_finished(options.output, settings)
         return options.output
     check_writable(options.output)  # told before hours of search
-    tasks = load_tasks(options.task, options.include_path, options.num_fewshot, options.gen_kwargs)
+    tasks = load_tasks(options.task, options.include_path, options.num_fewshot, options.gen_kwargs, options.fewshot_seed)
     documents = draw(tasks, options.shots + options.select, options.seed, options.source)
     lm = _model(options)
     adaptation = _Adaptation(options, settings, tasks, documents, lm)
     write_json(options.output, adaptation.run())
     adaptation.journal.remove()
     del adaptation, lm
-    _free_memory()
+    _release_memory()
     return options.output
 
 
-def _free_memory() -> None:
+def _release_memory() -> None:
     """Give the memory of the search's model back to the device: a vLLM engine may be next to want it."""
     gc.collect()
     if torch.cuda.is_available():
@@ -150,12 +154,11 @@ def _check_finished(path: Path, settings: dict[str, Any]) -> None:
 
 def _model(options: AdaptOptions) -> Any:
     from ..model import T2LM
-    from ..strategy import Strategy, parse_experts
+    from ..strategy import Strategy
 
-    experts = options.model_args.get("experts")
     lm = T2LM(**{**options.model_args, "strategy": "base"}, batch_size=options.batch_size)
     if lm.bank is None:
-        lm._load_bank(Strategy("fixed"), parse_experts(experts))
+        lm._load_bank(Strategy("fixed"), None)  # the shipped experts; it has loaded those that are named
     if lm.bank is None or not lm.bank.answering:
         raise T2Error(
             f"No expert fits {lm.pretrained}: there is nothing to mix. Train experts for it and name their folder with experts=…."

@@ -4,7 +4,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,22 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _shared_arguments(parser: argparse.ArgumentParser) -> None:
     shared = parser.add_argument_group("as for lm_eval")
-    shared.add_argument("--model_args", default="", metavar="KEY=VALUE,...", help="of model t2: pretrained, experts, dtype, …")
-    shared.add_argument("--num_fewshot", type=int, metavar="N", help="examples in each prompt")
+    shared.add_argument("--model_args", "-a", default="", metavar="KEY=VALUE,...", help="of model t2: pretrained, experts, dtype, …")
+    shared.add_argument("--num_fewshot", "-f", type=int, metavar="N", help="examples in each prompt")
     shared.add_argument("--gen_kwargs", metavar="KEY=VALUE,...", help="of generation")
     shared.add_argument("--apply_chat_template", action="store_true", help="wrap prompts in the chat template")
     shared.add_argument("--system_instruction", metavar="TEXT", help="system prompt")
-    shared.add_argument("--batch_size", metavar="N", help="rows a batch (default: 32; t2-vllm: auto)")
+    shared.add_argument("--batch_size", "-b", metavar="N", help="rows a batch (default: 32; t2-vllm: auto)")
     shared.add_argument("--device", metavar="NAME", help="cuda, cpu, …")
     shared.add_argument("--include_path", metavar="FOLDER", help="of more tasks")
 
 
-def _options(args: argparse.Namespace, task: str, output: Path) -> AdaptOptions:
-    from lm_eval.utils import simple_parse_args_string
-
+def _options(args: argparse.Namespace, evaluation: Any, task: str, output: Path) -> AdaptOptions:
+    """Return the options of a search for an evaluation that lm-eval has read its own options of."""
     budget = LIGHT if args.budget == "light" else {"shots": 10, "iterations": 100}
-    model_args: dict[str, Any] = simple_parse_args_string(args.model_args)
+    model_args = {name: value for name, value in evaluation.model_args.items() if name != "batch_size"}
     if args.device:
         model_args["device"] = args.device
-    model_args.pop("batch_size", None)
     return AdaptOptions(
         task=task,
         output=output,
@@ -74,11 +73,13 @@ def _options(args: argparse.Namespace, task: str, output: Path) -> AdaptOptions:
         metric=args.metric,
         model_args=model_args,
         batch_size=int(args.batch_size) if (args.batch_size or "").isdecimal() else 32,
-        num_fewshot=args.num_fewshot,
-        gen_kwargs=args.gen_kwargs,
-        apply_chat_template=args.apply_chat_template,
-        system_instruction=args.system_instruction,
-        include_path=args.include_path,
+        num_fewshot=evaluation.num_fewshot,
+        gen_kwargs=evaluation.gen_kwargs or None,
+        apply_chat_template=bool(evaluation.apply_chat_template),
+        system_instruction=evaluation.system_instruction,
+        fewshot_as_multiturn=evaluation.fewshot_as_multiturn is not False,
+        fewshot_seed=evaluation.seed[3] if evaluation.seed else None,
+        include_path=evaluation.include_path,
     )
 
 
@@ -93,8 +94,10 @@ def adapt_command(argv: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="mixture file (default: mixtures/TASK.json)")
     _search_arguments(parser)
     _shared_arguments(parser)
+    parser.set_defaults(model="t2", limit=None)
     args = parser.parse_args(argv)
-    made = read_mixture(adapt(_options(args, args.task, args.output or _default_file(Path("mixtures"), args.task))))
+    evaluation = _evaluation(_words(args, [args.task], "", None))
+    made = read_mixture(adapt(_options(args, evaluation, args.task, args.output or _default_file(Path("mixtures"), args.task))))
     print(_summary(made))
     return 0
 
@@ -108,27 +111,27 @@ def eval_command(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--strategy", required=True, metavar="NAME", help="fewshot, or what the model argument strategy takes")
-    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="lm-eval's tasks")
-    parser.add_argument("--model", choices=("t2", "t2-vllm"), default="t2", help="evaluates; a few-shot search is by t2 (default: t2)")
+    parser.add_argument("--tasks", "-t", required=True, nargs="+", metavar="NAME,...", help="lm-eval's tasks")
+    parser.add_argument(
+        "--model", "-M", choices=("t2", "t2-vllm"), default="t2", help="evaluates; a few-shot search is by t2 (default: t2)"
+    )
     parser.add_argument(
         "--mixtures", type=Path, default=Path("mixtures"), metavar="FOLDER", help="of the mixture files (default: mixtures)"
     )
-    parser.add_argument("--limit", type=float, metavar="N", help="evaluate the first N documents, or a share below 1")
+    parser.add_argument("--limit", "-L", type=float, metavar="N", help="evaluate the first N documents, or a share below 1")
     _search_arguments(parser)
     _shared_arguments(parser)
     args, rest = parser.parse_known_args(argv)
+    tasks = [task for word in args.tasks for task in word.split(",")]
     if args.strategy != "fewshot":
-        _lm_eval(args, args.tasks, f"strategy={args.strategy}", rest, None)
+        _lm_eval([*_words(args, tasks, f"strategy={args.strategy}", None), *rest])
         return 0
-    for owned in ("--samples", "--config"):
-        if any(word == owned or word.startswith(owned + "=") for word in rest):
-            raise T2Error(f"{owned} does not go with t2 eval --strategy fewshot: it says itself which documents and weights to use.")
-    tasks = args.tasks.split(",")
+    evaluation = _evaluation([*_words(args, tasks, "", None), *rest])
     known_tasks(tasks, args.include_path)  # all of them, before the first is searched for hours
     for task in tasks:
-        made = read_mixture(adapt(_options(args, task, _default_file(args.mixtures, task))))
+        made = read_mixture(adapt(_options(args, evaluation, task, _default_file(args.mixtures, task))))
         print(_summary(made))
-        _lm_eval(args, task, f"mixture={made.path}", rest, rest_of(made, args.limit))
+        _lm_eval([*_words(args, [task], f"mixture={made.path}", rest_of(made, args.limit)), *rest])
     return 0
 
 
@@ -170,11 +173,10 @@ def _summary(made: MixtureFile) -> str:
     )
 
 
-def _lm_eval(args: argparse.Namespace, tasks: str, weights: str, rest: list[str], samples: dict[str, list[int]] | None) -> None:
-    """Run lm-eval's command line in this process."""
-    from lm_eval.__main__ import cli_evaluate
-
-    words = ["--model", args.model, "--tasks", tasks, "--model_args", ",".join(part for part in (args.model_args, weights) if part)]
+def _words(args: argparse.Namespace, tasks: Sequence[str], weights: str, samples: dict[str, list[int]] | None) -> list[str]:
+    """Return the words of lm-eval's command line for what its options and ours have in common."""
+    words = ["--model", args.model, "--tasks", ",".join(tasks)]
+    words += ["--model_args", ",".join(part for part in (args.model_args, weights) if part)]
     words += ["--batch_size", args.batch_size or ("auto" if args.model == "t2-vllm" else "32")]
     for name in ("num_fewshot", "gen_kwargs", "system_instruction", "device", "include_path"):
         if getattr(args, name) is not None:
@@ -185,9 +187,43 @@ def _lm_eval(args: argparse.Namespace, tasks: str, weights: str, rest: list[str]
         words += ["--samples", json.dumps(samples)]
     elif args.limit is not None:
         words += ["--limit", str(args.limit)]
-    before = sys.argv
-    sys.argv = ["lm_eval", "run", *words, *rest]
+    return words
+
+
+@contextmanager
+def _command_line(words: Sequence[str]) -> Iterator[None]:
+    """Within the block, let lm-eval find these words: it reads `sys.argv`."""
+    before, sys.argv = sys.argv, ["lm_eval", "run", *words]
     try:
-        cli_evaluate()
+        yield
     finally:
         sys.argv = before
+
+
+def _evaluation(words: Sequence[str]) -> Any:
+    """Return what lm-eval's command line makes of its options, without running it: a search is to have the same, and no wrong ones.
+
+    Raises:
+        T2Error: lm-eval refuses them, or they say which documents or weights to use.
+        SystemExit: a word that lm-eval does not know.
+    """
+    from lm_eval._cli import HarnessCLI
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    with _command_line(words):
+        read = HarnessCLI().parse_args()
+    for name in ("samples", "config"):
+        if getattr(read, name) is not None:
+            raise T2Error(f"--{name} does not go with a few-shot search, which says itself which documents and weights to use.")
+    try:
+        return EvaluatorConfig.from_cli(read)
+    except ValueError as error:
+        raise T2Error(f"lm_eval: {error}") from error
+
+
+def _lm_eval(words: Sequence[str]) -> None:
+    """Run lm-eval's command line in this process."""
+    from lm_eval.__main__ import cli_evaluate
+
+    with _command_line(words):
+        cli_evaluate()

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 Source = Literal["train", "validation", "evaluated"]
 SOURCES: tuple[Source, ...] = ("train", "validation", "evaluated")
 
+FEWSHOT_SEED = 1234
+"""lm-eval's default."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -62,11 +65,17 @@ def known_tasks(names: Sequence[str], include_path: str | None = None) -> Any:
     return manager
 
 
-def load_tasks(name: str, include_path: str | None = None, num_fewshot: int | None = None, gen_kwargs: Any = None) -> dict[str, Any]:
+def load_tasks(
+    name: str,
+    include_path: str | None = None,
+    num_fewshot: int | None = None,
+    gen_kwargs: Any = None,
+    fewshot_seed: int | None = FEWSHOT_SEED,
+) -> dict[str, Any]:
     """Load a task, or the tasks of a group, set up as lm-eval's `simple_evaluate` does with the same options.
 
     Raises:
-        T2Error: no such task, it cannot be loaded, or it is of a kind that has no right answers.
+        T2Error: no such task, it cannot be loaded, it is of a kind that has no right answers, or it searches with beams.
     """
     from lm_eval.utils import simple_parse_args_string
 
@@ -85,11 +94,16 @@ def load_tasks(name: str, include_path: str | None = None, num_fewshot: int | No
             raise T2Error(f"Task {task_name!r} draws {task.config.repeats} replies a document; adapt on its form with one reply.")
         if options and task.OUTPUT_TYPE == "generate_until":
             task.set_config(key="generation_kwargs", value=options, update=True)
+        if (beams := (task.config.generation_kwargs or {}).get("num_beams") or 1) != 1:
+            raise T2Error(
+                f"Task {task_name!r} generates with num_beams={beams}; few-shot search reads the log-likelihood of each token as it is "
+                "chosen, which beams revise. Leave num_beams out of --gen_kwargs, or set it to 1."
+            )
         if num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=num_fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=1234)
+        task.set_fewshot_seed(seed=fewshot_seed)
     return tasks
 
 

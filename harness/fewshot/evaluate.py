@@ -157,9 +157,9 @@ def _is_choice(part: Prepared) -> bool:
 
 
 def _is_greedy(part: Prepared) -> bool:
-    """Return whether each of the part's replies is the one that a single row decides: no sampling, no beams."""
+    """Return whether each of the part's replies is the one that a single row decides: no sampling."""
     options = [instance.args[1] for instance in part.instances if not _is_choice(part)]
-    return bool(options) and not any(o.get("do_sample") or o.get("temperature") or o.get("num_beams", 1) > 1 for o in options)
+    return bool(options) and not any(o.get("do_sample") or o.get("temperature") for o in options)
 
 
 def _filter(task: Any, name: str | None) -> Any:

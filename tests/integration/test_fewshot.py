@@ -21,6 +21,7 @@ from t2.adapters.mixture import Mixture
 from t2.harness.cli import main
 from t2.harness.errors import T2Error
 from t2.harness.fewshot import adapt as adapt_module
+from t2.harness.fewshot import command
 from t2.harness.fewshot import evaluate as evaluate_module
 from t2.harness.fewshot.adapt import AdaptOptions, adapt
 from t2.harness.fewshot.documents import doc_hash, draw, load_tasks, prepare
@@ -202,6 +203,51 @@ def test_a_wrong_task_is_told_before_the_first_is_searched(world, tmp_path, caps
     assert main(["eval", *arguments(world), *more]) == 2
     assert "Unknown task 'tiny_trian'. Did you mean 'tiny_train'?" in capsys.readouterr().err
     assert not (tmp_path / "mixtures").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "asked"),
+    [
+        (["-f", "2"], {"num_fewshot": 2}),
+        (["--gen_kwargs", 'until=["Q:","x"],max_gen_toks=3'], {"gen_kwargs": {"until": ["Q:", "x"], "max_gen_toks": 3}}),
+        (["--apply_chat_template", "--fewshot_as_multiturn", "false"], {"apply_chat_template": True, "fewshot_as_multiturn": False}),
+        (["--seed", "1,2,3,4"], {"fewshot_seed": 4}),
+        (["--tasks", "tiny_train", "tiny_choose,tiny_alone"], {"task": ["tiny_train", "tiny_choose", "tiny_alone"]}),
+    ],
+)
+def test_a_search_has_the_settings_of_its_evaluation(world, tmp_path, monkeypatch, mixture_file, more, asked):
+    searched, evaluated = [], []
+    (tmp_path / "m.json").write_bytes(mixture_file)
+    monkeypatch.setattr(command, "adapt", lambda options: searched.append(options) or tmp_path / "m.json")
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: evaluated.append(sys.argv))
+    assert main(["eval", *arguments(world), "--strategy", "fewshot", "--tasks", "tiny_train", *more]) == 0
+    assert len(searched) == len(evaluated) == len(asked.get("task", "1"))
+    found = {name: getattr(searched[0], name) for name in asked if name != "task"}
+    assert found == {name: value for name, value in asked.items() if name != "task"}
+    assert [options.task for options in searched] == asked.get("task", ["tiny_train"])
+    assert searched[0].model_args == {"pretrained": world.base, "experts": world.experts}
+    assert all(f"mixture={tmp_path}/m.json" in " ".join(words) for words in evaluated)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["-E", '{"tiny_train": [0]}'], "--samples does not go with a few-shot search"),
+        (["-C", "x.yaml"], "--config does not go with a few-shot search"),
+        (["--log_samples"], "lm_eval: Specify --output_path"),
+        (["--fewshot_as_multiturn"], "`apply_chat_template` must be set"),
+        (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
+        (["--gen_kwargs", "num_beams=2"], "generates with num_beams=2"),
+    ],
+)
+def test_options_that_the_evaluation_refuses_are_told_before_the_search(world, tmp_path, capsys, monkeypatch, more, says):
+    monkeypatch.setattr(adapt_module, "_model", lambda options: pytest.fail("a model was loaded"))
+    words = ["eval", *arguments(world), "--strategy", "fewshot", "--tasks", "tiny_train", "--mixtures", str(tmp_path), *more]
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = end.code
+    assert status == 2 and says in capsys.readouterr().err
 
 
 def test_the_report_shows_the_mark(world, tmp_path, capsys):

@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from t2.harness.cache_key import facts_key
 from t2.harness.errors import T2Error
 from t2.harness.fetch import cache_dir
 from t2.harness.fetch.model import model_folder, problem
@@ -178,8 +179,9 @@ def test_results_and_samples_tell_the_mixture(world, monkeypatch):
         {"args": {"dispatch": "generate"}, "limit": 2},
         {"args": {"strategy": "mix:math=0.5+code=0.5"}, "limit": 2},
         {"args": {"mix": "soft", "abstain": 0.1}, "limit": 2},
+        {"args": {"dispatch": "task", "votes": 2}, "limit": 2},
     ],
-    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix", "soft"],
+    ids=["limit", "samples", "chat", "multiturn", "fewshot", "no-samples", "generate", "mix", "soft", "task"],
 )
 def test_lm_evals_options_work(world, options):
     found = evaluate(world, **options)
@@ -196,10 +198,26 @@ def test_lm_evals_options_work(world, options):
         assert cost["pass1"]["tokens_in"] < 300
 
 
-def test_automatic_batch_size(world):
-    lm = load(world, batch_size="auto", max_length=1200, max_batch_size=2)
-    assert lm.generate_until(questions()) == load(world, max_length=1200, batch_size=2).generate_until(questions())
-    assert len(lm.loglikelihood(questions(kind="loglikelihood"))) == 12
+def test_automatic_batch_size(world, monkeypatch):
+    expected = load(world, max_length=1200, batch_size=2).generate_until(questions())
+    for size in ("auto", "auto:4"):
+        lm = load(world, batch_size=size, max_length=1200, max_batch_size=2)
+        assert lm.generate_until(questions()) == expected
+        assert len(lm.loglikelihood(questions(kind="loglikelihood"))) == 12
+        assert len(lm.loglikelihood(questions(WORDS[:1], "loglikelihood"))) == 2  # fewer than the searches asked for
+    monkeypatch.setattr(lm, "_world_size", 2)
+    monkeypatch.setattr(lm, "_detect_batch_size", lambda requests, pos: searched.append(pos) or 1)
+    lm.batch_sizes, searched = {}, []
+    assert [lm._batch_scheduler(pos, WORDS) for pos in range(6)] == [1] * 6
+    assert searched == [0] and lm.batch_schedule == 4
+
+
+def test_all_windows_of_a_long_text_are_counted(world):
+    lm = load(world, "base", max_length=64)
+    assert len(lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("abcdefgh" * 20,), 0, ("t", 0, 1))])) == 1
+    assert lm.costs.task("t")["pass2"]["tokens_in"] == 160
+    lm.loglikelihood([Instance("loglikelihood", {}, ("abcdefgh" * 20, " x"), 0, ("u", 0, 1))])
+    assert lm.costs.task("u")["pass2"]["tokens_in"] == 64
 
 
 def test_a_second_evaluation_starts_from_zero(world):
@@ -365,18 +383,28 @@ def test_what_a_form_of_ones_own_says_is_checked(world, tmp_path):
             load(world, dispatch=str(tmp_path / "own.py")).generate_until(questions())
 
 
-def test_a_run_of_the_default_model_is_named_after_it(world):
+def test_cached_answers_of_a_form_of_ones_own_are_kept_apart_by_calibrate(world):
+    own = str(Path(__file__).parents[1] / "examples" / "keywords.py")
+    calibrated, raw = (load(world, dispatch=own, calibrate=value).cache_facts() for value in (True, False))
+    assert facts_key(calibrated) != facts_key(raw)
+
+
+def test_a_run_of_the_default_model_is_named_after_it(world, tmp_path):
     from lm_eval.loggers import EvaluationTracker
 
     load(world, "base")
     names = []
-    for source, args in (("t2", {}), ("t2", ""), ("t2", {"strategy": "base"}), ("t2", {"pretrained": "a/b"}), ("hf", {})):
+    fields = {"t2_mixture": 1, "task": "t", "alpha": {}, "experts": {}, "documents": [], "configuration": {}}
+    for name, pretrained in (("other", "c/d"), ("pretrained", None)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**fields, "base": {"name": "x", "pretrained": pretrained}}))
+    given = ({}, "", {"strategy": "base"}, f"mixture={tmp_path}/pretrained.json", {"pretrained": "a/b"}, f"mixture={tmp_path}/other.json")
+    for source, args in (*(("t2", args) for args in given), ("hf", {})):
         tracker = EvaluationTracker().general_config_tracker
         tracker.log_experiment_args(
             model_source=source, model_args=args, system_instruction=None, chat_template=None, fewshot_as_multiturn=False
         )
         names.append(tracker.model_name)
-    assert names[:4] == [model_folder().name] * 3 + ["a/b"] and names[4] != model_folder().name
+    assert names[:6] == [model_folder().name] * 4 + ["a/b", "c/d"] and names[6] != model_folder().name
 
 
 def run_cli(world, *args, out, launch=(), **environment):

@@ -430,6 +430,22 @@ def test_an_engine_that_dies_ends_the_run_and_keeps_what_was_answered(world, tmp
     assert sum(calls) == 2  # the four that were answered are not asked again
 
 
+def test_cached_answers_are_kept_apart_by_what_changes_them(both, monkeypatch):
+    from t2.harness.cache_key import facts_key
+
+    lm, _ = both
+    keys = {facts_key(lm.cache_facts())}
+    for attribute, value in (
+        ("_max_gen_toks", lm.max_gen_toks + 1),
+        ("model_args", {**lm.model_args, "hf_overrides": {"rope_theta": 5.0}}),
+        ("lora_request", SimpleNamespace(lora_path="lora")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(lm, attribute, value)
+            keys.add(facts_key(lm.cache_facts()))
+    assert len(keys) == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["data_parallel_size", "tensor_parallel_size"])
 def test_two_engines_or_two_shards_answer_as_one(world, size):

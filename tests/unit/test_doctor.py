@@ -154,3 +154,8 @@ def test_lm_eval_is_told_the_version_of_the_cpu_build(installed, monkeypatch):
     assert importlib.metadata.version("vllm") == "0.32.0+cpu" and importlib.metadata.version("torch") == "2.13.0+cpu"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "7" and environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert vllm_import.defaults() == {"enforce_eager": True}
+    for available, space in ((3.9, "2"), (23, "5"), (200, "16")):
+        environment.clear()
+        monkeypatch.setattr("t2.adapters.memory.free_memory", lambda device, available=available: int(available * 2**30))
+        vllm_import.prepare()
+        assert environment["VLLM_CPU_KVCACHE_SPACE"] == space

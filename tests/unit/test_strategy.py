@@ -10,6 +10,7 @@ from lm_eval.utils import simple_parse_args_string
 from t2.adapters.mixture import Mixture
 from t2.harness.errors import T2Error
 from t2.harness.strategy import (
+    PASSED_ON,
     ModelArgumentError,
     check_model_args,
     check_names,
@@ -75,7 +76,7 @@ def test_mixtures_and_experts_survive_both_of_lm_evals_parsers(parse):
 
 def test_every_unknown_argument_is_listed_with_its_nearest():
     with pytest.raises(ModelArgumentError) as caught:
-        check_model_args(HFLM, ("strategy", "experts"), {"stratgy": "base", "dtypee": 1, "qqqq": 2, "device": "cpu"})
+        check_model_args(HFLM, ("strategy", "experts"), {"stratgy": "base", "dtypee": 1, "qqqq": 2, "device": "cpu"}, PASSED_ON)
     text = str(caught.value)
     assert "'stratgy' (did you mean 'strategy'?)" in text and "'dtypee' (did you mean 'dtype'?)" in text and "'qqqq'," not in text
     assert "arguments" in text and "'qqqq'." in text and "max_length" in text and "'device'" not in text
@@ -90,11 +91,11 @@ def test_what_hf_takes_and_hands_on_is_taken():
         "attn_implementation": "eager",
         "parallelize": True,
     }
-    assert check_model_args(HFLM, ("strategy",), given) is None
+    assert check_model_args(HFLM, ("strategy",), given, PASSED_ON) is None
     with pytest.raises(ModelArgumentError):
-        check_model_args(HFLM, (), {"self": 1})
+        check_model_args(HFLM, (), {"self": 1}, PASSED_ON)
     with pytest.raises(ModelArgumentError):
-        check_model_args(HFLM, (), {"kwargs": 1})
+        check_model_args(HFLM, (), {"kwargs": 1}, PASSED_ON)
 
 
 def expert(folder: Path) -> Path:

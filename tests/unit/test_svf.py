@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 from t2.adapters.errors import AdapterError
-from t2.adapters.svf import SvfConfig, SvfLayer, cached_basis, compute_basis, fingerprint, register, renormalised_scale
+from t2.adapters.svf import Basis, SvfConfig, SvfLayer, cached_basis, compute_basis, fingerprint, register, renormalised_scale
 from t2.adapters.svf.apply import MaterialisedLinear, adapted_weight, factored_linear
 
 SHAPES = [(48, 80), (80, 48), (64, 64), (16, 64), (1, 5)]
@@ -109,6 +109,27 @@ def test_gradients_of_bfloat16_point_where_those_of_float32_do():
 def test_sigma_and_order_are_those_of_svd():
     weight = torch.randn(30, 50)
     assert torch.allclose(compute_basis(weight).sigma, torch.linalg.svdvals(weight.double()).float(), rtol=1e-5)
+
+
+class OnMps(torch.Tensor):
+    """Says that it is on Apple's GPU, where there is no float64."""
+
+    device = torch.device("mps", 0)
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_device_without_float64_gets_the_basis_from_the_cpu(shape, monkeypatch):
+    moved, weight = [], torch.randn(shape)
+    monkeypatch.setattr(Basis, "to", lambda self, device: moved.append(device) or self)
+    basis, expected = compute_basis(weight.as_subclass(OnMps)), compute_basis(weight)
+    assert torch.equal(basis.vectors, expected.vectors) and torch.equal(basis.sigma, expected.sigma)
+    assert moved == [torch.device("mps", 0), torch.device("cpu")]
 
 
 def test_renormalised_form_keeps_the_sum_of_singular_values():

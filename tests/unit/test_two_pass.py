@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from lm_eval.api.model import LM, CachingLM
 
 from t2.adapters.dispatch_forms import Decision
 from t2.adapters.mixture import Mixture
-from t2.harness.results import _confusion
+from t2.harness.errors import T2Error
+from t2.harness.results import _confusion, _with_t2
 from t2.harness.strategy import parse_strategy
 from t2.harness.task_vote import verdict
 from t2.harness.two_pass import TwoPass
@@ -65,7 +67,7 @@ class Adapting(TwoPass, Host):
         found = [Decision(c.split()[0], len(c), scores={c.split()[0]: 1.0}) for c in contexts]
         return [replace(d, category="others", readable=False) if d.category == "mumble" else d for d in found]
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Sequence[str], whole: bool = False) -> list[int]:
         return [len(t) for t in texts]
 
     def run_facts(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def test_fixed_strategies_make_one_call_and_no_first_pass(strategy, name):
     assert lm.generate_until(generate("code 1", "math 2")) == [f"{name}|code 1", f"{name}|math 2"]
     assert (lm.calls, lm.asked, lm.weights) == ([("generate_until", name, 2)], [], Mixture.base())
     assert lm.switched == (0 if name == "base" else 2)
-    assert lm.sample_facts([("code 1", {})]) == {"mixture": name}
+    assert lm.sample_facts([("code 1", {})], "t") == {"mixture": name}
 
 
 def test_the_base_comes_back_after_an_error():
@@ -152,10 +154,10 @@ def test_costs_are_kept_per_task_and_pass():
 def test_samples_say_which_weights_answered():
     lm = Adapting()
     lm.loglikelihood(score(("math 1", " a"), ("math 1", " b"), ("math 2", " a"), ("code 2", " a")))
-    assert lm.sample_facts([("math 1", " a"), ("math 1", " b")]) == {"mixture": "math", "category": "math", "scores": {"math": 1.0}}
-    assert lm.sample_facts([("math 2", " a"), ("code 2", " a")])["mixture"] == ["math", "code"]
-    assert lm.sample_facts([("rolling text",)]) == {"mixture": "base"}
-    assert lm.sample_facts([("never seen", {})]) == {"mixture": None}
+    assert lm.sample_facts([("math 1", " a"), ("math 1", " b")], "mc") == {"mixture": "math", "category": "math", "scores": {"math": 1.0}}
+    assert lm.sample_facts([("math 2", " a"), ("code 2", " a")], "mc")["mixture"] == ["math", "code"]
+    assert lm.sample_facts([("rolling text",)], "r") == {"mixture": "base"}
+    assert lm.sample_facts([("never seen", {})], "t") == {"mixture": None}
 
 
 def test_cached_answers_are_kept_apart_and_their_mixtures_are_remembered(tmp_path):
@@ -170,7 +172,7 @@ def test_cached_answers_are_kept_apart_and_their_mixtures_are_remembered(tmp_pat
     cached = CachingLM(again, path)
     assert cached.loglikelihood(score(*asked)) == ["math|math 1", "code|code 2"]
     assert (again.calls, again.asked) == ([], [])  # all from the cache
-    assert again.sample_facts(asked[:1]) == {"mixture": "math", "category": "math", "scores": {"math": 1.0}}
+    assert again.sample_facts(asked[:1], "mc") == {"mixture": "math", "category": "math", "scores": {"math": 1.0}}
     assert cached.loglikelihood(score(("math 1", " new"))) == ["math|math 1"]
     assert again.asked == []  # a new continuation of a known context is not dispatched again
     cached.dbdict.close()
@@ -204,10 +206,21 @@ def test_the_first_prompts_of_a_task_decide_for_all_of_it():
     assert lm.generate_until(generate("code 7", task="a")) == ["math|code 7"] and len(lm.asked) == 5  # no pass 1 any more
     cost = lm.costs.task("a")
     assert (cost["pass1"]["prompts"], cost["pass1"]["tokens_in"], cost["categories"]) == (3, 18, {"math": 6})  # document 0 came twice
-    assert lm.sample_facts([("code 2", {})]) == {"mixture": "math", "category": "math", "scores": {"code": 1.0}}
-    assert lm.sample_facts([("code 5", {})]) == {"mixture": "math", "category": "math"}
+    assert lm.sample_facts([("code 2", {})], "a") == {"mixture": "math", "category": "math", "scores": {"code": 1.0}}
+    assert lm.sample_facts([("code 5", {})], "a") == {"mixture": "math", "category": "math"}
     lm.begin_run()
     assert lm.generate_until(generate("code 7", task="a")) == ["code|code 7"]
+
+
+def test_a_context_of_two_tasks_gets_each_tasks_decision():
+    lm = Adapting(votes=1)
+    assert lm.generate_until(generate("math 1", task="a") + generate("code 2", "math 1", task="b")) == [
+        "math|math 1",
+        "code|code 2",
+        "code|math 1",
+    ]
+    assert lm.asked == ["math 1", "code 2"]
+    assert [lm.sample_facts([("math 1", {})], task)["mixture"] for task in "ab"] == ["math", "code"]
 
 
 def test_equal_votes_go_to_the_more_probable_and_soft_votes_are_averaged():
@@ -221,18 +234,56 @@ def test_equal_votes_go_to_the_more_probable_and_soft_votes_are_averaged():
 
 def test_an_interrupted_run_goes_on_with_what_its_task_decided(tmp_path):
     path = str(tmp_path / "answers.db")
-    cached = CachingLM(Adapting(votes=1), path)
-    cached.loglikelihood(score(("math 1", " a"), ("code 2", " b")))
+    task = score(("math 1", " a"), ("math 2", " b"), ("code 3", " c"))
+    interrupted(path, task, task[:2])
+    again, answers = interrupted(path, task, task)
+    assert answers == ["math|math 1", "math|math 2", "math|code 3"]
+    assert again.asked == [] and again.sample_facts([("code 3", " c")], "mc")["mixture"] == "math"
+
+
+def interrupted(path: str, task: list[Instance], asked: list[Instance]) -> tuple[Adapting, list[str]]:
+    """A run of `task`, with two votes and an answer cache, that ends after `asked`: the model, the answers."""
+    lm = Adapting(votes=2)
+    lm.begin_run({"mc": SimpleNamespace(instances=task)})
+    cached = CachingLM(lm, path)
+    answers = cached.loglikelihood(asked)
     cached.dbdict.close()
-    again = Adapting(votes=1)
-    cached = CachingLM(again, path)
-    assert cached.loglikelihood(score(("math 1", " a"), ("code 3", " c"), ("code 2", " b"))) == [
-        "math|math 1",
-        "math|code 3",
-        "math|code 2",
-    ]
-    assert again.asked == [] and again.sample_facts([("code 3", " c")])["mixture"] == "math"
-    cached.dbdict.close()
+    return lm, answers
+
+
+def test_a_run_of_other_documents_or_prompts_does_not_decide_for_the_task(tmp_path):
+    path = str(tmp_path / "answers.db")
+    task = score(("math 1", " a"), ("code 2", " b"), ("code 3", " c"))
+    interrupted(path, task[:1], task[:1])  # --limit 1: one vote of two
+    whole, answers = interrupted(path, task, task)
+    assert whole.asked == ["math 1", "code 2"] and answers == ["math|math 1", "math|code 2", "math|code 3"]
+    other = score(("code 1 in other words", " a"), ("code 2 in other words", " b"))
+    assert interrupted(path, other, other)[1] == ["code|code 1 in other words", "code|code 2 in other words"]
+
+
+def test_several_processes_are_refused_an_answer_cache():
+    lm = Adapting()
+    lm._world_size = 2
+    with pytest.raises(T2Error, match=r"--use_cache does not go with 2 processes.*Leave --use_cache out"):
+        lm.set_cache_hook(SimpleNamespace(dbdict={}))
+    lm.set_cache_hook(SimpleNamespace(dbdict=None))
+
+
+def test_what_lm_eval_repeats_to_even_out_processes_is_not_counted():
+    lm = Adapting()
+    once, thrice = generate("math 1")[0], Instance("generate_until", {}, ("math 22", {}), 0, ("t", 1, 3))
+    assert len(lm.generate_until([thrice] * 3 + [once] * 4)) == 7
+    cost = lm.costs.task("t")["pass2"]
+    assert (cost["prompts"], cost["tokens_in"], cost["tokens_out"]) == (4, 3 * 7 + 6, 3 * len("math|math 22") + len("math|math 1"))
+
+
+def test_results_know_tasks_within_groups():
+    asked, found = [], {"results": {}, "samples": {}}
+    model = SimpleNamespace(begin_run=asked.append, end_run=lambda: {"passes": {}}, sample_facts=None)
+    evaluate = _with_t2(lambda lm, task_dict, limit=None: found)
+    for tasks in ({object(): {"a": 1, object(): {"b": 2}}, "c": 3}, {"tasks": {"a": 1, "b": 2, "c": 3}, "groups": {}}):
+        assert evaluate(lm=model, task_dict=tasks) is found and "t2" in found
+    assert asked == [{"a": 1, "b": 2, "c": 3}] * 2
 
 
 def test_documents_are_counted_by_category_for_the_confusion_matrix():
@@ -267,7 +318,7 @@ facts = lm.end_run()
 if rank == 0:
     assert facts["passes"]["t"]["chosen"] == {"base": 1, "code": 1, "math": 2}, facts
     assert facts["passes"]["t"]["pass2"]["prompts"] == 4, facts
-    assert lm.sample_facts([("code 1", {})])["mixture"] == "code"
+    assert lm.sample_facts([("code 1", {})], "t")["mixture"] == "code"
     assert facts["passes"]["t"]["categories"] == {"code": 1, "math": 2, "others": 1}, facts
 else:
     assert facts is None
