@@ -83,7 +83,7 @@ class RunFolder:
             if first:
                 self.metrics.unlink(missing_ok=True)
             return None
-        state = torch.load(self._state, weights_only=True)
+        state = torch.load(self._state, map_location="cpu", weights_only=True)
         if first:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()[: state["metric_lines"]] if self.metrics.exists() else []
             _replace(self.metrics, "".join(line + "\n" for line in lines).encode())
