@@ -67,6 +67,22 @@ def test_arc_by_text(reply, right, option):
     assert forms.text_prompt(ARC).count("- ") == 4
 
 
+@pytest.mark.parametrize(
+    ("gold", "others"),
+    [
+        ("+1", ["-1"]),
+        ("charge of -3.", ["charge of +3."]),
+        ("Rr", ["rr", "RR"]),
+        ("128 millimeters", ["1.28 millimeters"]),
+    ],
+)
+def test_an_option_that_differs_in_case_or_punctuation_alone_is_wrong(gold, others):
+    doc = {"choices": {"text": ["nothing", gold, *others], "label": list("ABCD")[: 2 + len(others)]}, "answerKey": "B"}
+    assert [forms.text_correct(doc, reply) for reply in (gold, f" {gold.rstrip('.')}\n", f"- {gold.rstrip('.')}.")] == [True] * 3
+    assert not any(forms.text_correct(doc, reply) for reply in [*others, f"- {others[0]}", "nothing"])
+    assert all(forms.is_option(doc, text) for text in doc["choices"]["text"])
+
+
 @pytest.mark.parametrize(("reply", "right"), [("42", True), ("It is $42.", True), ("6 * 7 = 42", True), ("41", False), ("none", False)])
 def test_gsm8k(reply, right):
     doc = {"question": "6 times 7?", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}
