@@ -16,6 +16,7 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from ..adapters.experts import CARD, CONFIG, WEIGHTS, load_expert, write_card
+from ..harness.fetch.files import replace_folder
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -44,8 +45,7 @@ def export_expert(run: Run) -> Path:
         load_expert(temporary)
     else:
         PeftConfig.from_pretrained(str(temporary))
-    shutil.rmtree(target.parent, ignore_errors=True)
-    os.replace(temporary.parent, target.parent)
+    replace_folder(temporary.parent, target.parent)
     return target
 
 
@@ -61,8 +61,7 @@ def export_best(made: Mapping[str, Path], config: TrainConfig, diverged: Sequenc
     shutil.rmtree(temporary.parent, ignore_errors=True)
     shutil.copytree(made[best], temporary)
     write_card(temporary, {**cards[best], "sweep": {"chosen": best, "validation": scores, "diverged": list(diverged)}})
-    shutil.rmtree(target.parent, ignore_errors=True)
-    os.replace(temporary.parent, target.parent)
+    replace_folder(temporary.parent, target.parent)
     return target
 
 

@@ -67,7 +67,7 @@ class TrainConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     method: Literal["svf", "lora", "dora", "ia3"] = "svf"
     objective: Literal["reinforce", "ntp"] = "reinforce"
-    target_modules: str | None = None
+    target_modules: Literal["attention", "mlp", "mlp+attention", "all-linear"] | None = None
     svf_form: Literal["scale", "renormalised"] = "scale"
     lora_r: int = 16
     lora_alpha: int = 32
@@ -217,5 +217,5 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else a.__name__ for a in get_args(hint))
+        return " or ".join("null" if a is type(None) else _describe(a) for a in get_args(hint))
     return hint.__name__

@@ -31,7 +31,7 @@ def _ia3(config: TrainConfig) -> PeftConfig:
 
 
 def _modules(name: str) -> list[str] | str:
-    preset = PRESETS.get(name, name)
+    preset = PRESETS[name]
     return preset if isinstance(preset, str) else list(preset)
 
 

@@ -1,6 +1,6 @@
 """Next-token prediction on the official solutions, prompt tokens masked, by transformers' Trainer (the paper's baselines)."""
 
-import math
+import copy
 import time
 from typing import Any
 
@@ -38,7 +38,7 @@ def train_by_next_token(run: Run) -> None:
         model=run.model,
         args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
         train_dataset=rows,  # type: ignore[arg-type]
-        data_collator=DataCollatorForSeq2Seq(run.tokenizer, padding="longest"),
+        data_collator=_collator(run.tokenizer),
         callbacks=[_Progress(run)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -54,6 +54,13 @@ def _row(tokenizer: Any, prompt: str, solution: str, end: int) -> dict[str, list
     return {"input_ids": start + reply, "attention_mask": [1] * len(start + reply), "labels": [-100] * len(start) + reply}
 
 
+def _collator(tokenizer: Any) -> DataCollatorForSeq2Seq:
+    """Pad on the right, whatever side a rollout has given the tokenizer: a run that goes on pads as an unbroken one does."""
+    own = copy.copy(tokenizer)
+    own.padding_side = "right"
+    return DataCollatorForSeq2Seq(own, padding="longest")
+
+
 def _arguments(run: Run, longest: int) -> TrainingArguments:
     config, count = run.config, run.processes.count
     if config.prompts_per_step % count:
@@ -61,7 +68,7 @@ def _arguments(run: Run, longest: int) -> TrainingArguments:
     share = config.prompts_per_step // count
     fitting = max(1, config.tokens_per_pass // longest)
     batch = max(n for n in range(1, share + 1) if share % n == 0 and n <= fitting)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run.folder.path / "checkpoints"),
         max_steps=config.steps,
         per_device_train_batch_size=batch,
@@ -83,6 +90,9 @@ def _arguments(run: Run, longest: int) -> TrainingArguments:
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
     )
+    # one device a process: on several, DataParallel would make the batch larger, and documents would come again
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class _Progress(TrainerCallback):
@@ -94,7 +104,8 @@ class _Progress(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights."""
-        self.run.checked_norm(math.sqrt(sum(float(p.grad.pow(2).sum()) for p in self.run.parameters if p.grad is not None)))
+        gradients = [p.grad for p in self.run.parameters if p.grad is not None]
+        self.run.checked_norm(float(torch.nn.utils.get_total_norm(gradients)))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Validate and save at the last step too."""

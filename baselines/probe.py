@@ -101,13 +101,13 @@ def _load(name: str | None) -> tuple[Any, Any, str]:
     return model.to(device).eval(), tokenizer, name or "SmolLM2-135M-Instruct (t2's default model, Q4_1 weights made dense)"
 
 
-def _states(model: Any, rows: Sequence[list[int]], layers: Sequence[int], batch: int = 64) -> np.ndarray:
+def _states(model: Any, rows: Sequence[list[int]], layers: Sequence[int]) -> np.ndarray:
     """Return mean hidden states ``[prompts, layers, hidden]``."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     found = np.empty((len(rows), len(layers), model.config.get_text_config().hidden_size), dtype=np.float32)
     with torch.inference_mode():
-        for at in tqdm(range(0, len(order), batch), desc="Hidden states", delay=2):
-            part = order[at : at + batch]
+        for at in tqdm(range(0, len(order), 64), desc="Hidden states", delay=2):
+            part = order[at : at + 64]
             found[part] = mean_states(model, [rows[i] for i in part], layers).cpu().numpy()
     return found
 

@@ -21,9 +21,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..adapters.output_head import read_contiguous_rows
-from ..adapters.svf import SvfConfig, SvfLayer, fingerprint, model_fingerprint
+from ..adapters.svf import PRESETS, SvfConfig, SvfLayer, fingerprint, model_fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
+from ..harness.fetch.files import replace_folder
 from ..harness.plain_model import load_model, load_tokenizer
 from ..tasks.training import Split, TrainTask, split_halves, train_task
 from .config import TrainConfig
@@ -179,8 +180,7 @@ class Run:
         temporary = self.folder.path / "best.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         self.model.save_pretrained(str(temporary))
-        shutil.rmtree(self.folder.path / "best", ignore_errors=True)
-        temporary.rename(self.folder.path / "best")
+        replace_folder(temporary, self.folder.path / "best")
         self.kept = self.step
 
     @first_only
@@ -266,7 +266,13 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
 
 def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:
     adapter = adapter_config(config)
-    model = get_peft_model(base, adapter)  # type: ignore[arg-type]
+    try:
+        model = get_peft_model(base, adapter)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise T2Error(
+            f"target_modules={config.target_modules or 'null'} with method={config.method} cannot be adapted on model "
+            f"{config.model or 'null, the default'}: {error} Give target_modules=all-linear, or another of {', '.join(PRESETS)}."
+        ) from error
     if isinstance(adapter, SvfConfig):
         layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if isinstance(m, SvfLayer)}
         adapter.base_fingerprint = fingerprint({n: m.base_weight() for n, m in layers.items()})

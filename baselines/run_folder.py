@@ -18,6 +18,8 @@ logger = logging.getLogger("t2.train")
 _CHANGEABLE = ("tokens_per_pass", "generation_batch_size", "gradient_checkpointing", "vllm_gpu_memory_utilization")
 """Settings that say how much is done at a time: a run that is out of memory may go on with others."""
 
+_CURE = "Give another name= or output=, or delete the folder."
+
 
 class RunFolder:
     """Files of one training run.
@@ -32,7 +34,7 @@ class RunFolder:
             warned of. None in all processes but the first, which leave the files alone.
 
     Raises:
-        T2Error: the folder belongs to a run with other settings, of another version of t2, or on other data, or is in use.
+        T2Error: the folder belongs to a sweep, or to a run with other settings, of another version of t2, or on other data, or is in use.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], origin: dict[str, Any] | None) -> None:
@@ -44,7 +46,9 @@ class RunFolder:
         if origin is None:
             return
         self._lock = hold(path)
-        if (saved := _read(path / "config.yaml")) is not None:
+        if (saved := _read(path / "config.yaml")) is None and (path / "expert").exists():
+            raise T2Error(f"{path} holds the best adapter of a sweep, which a single run would replace. {_CURE}")
+        if saved is not None:
             self._compare(saved, _read(path / "origin.yaml") or {}, config, origin)
 
     def release(self) -> None:
@@ -61,15 +65,16 @@ class RunFolder:
         write_whole(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
 
     def _compare(self, old: dict[str, Any], began: dict[str, Any], config: dict[str, Any], origin: dict[str, Any]) -> None:
-        cure = "Give another name= or output=, or delete the folder."
         if alien := sorted({*old} ^ {*config}):
             version = began.get("versions", {}).get("t2", "an unknown version")
-            raise T2Error(f"{self.path} holds a run of t2 {version}, whose settings are not this version's ({', '.join(alien)}). {cure}")
+            raise T2Error(f"{self.path} holds a run of t2 {version}, whose settings are not this version's ({', '.join(alien)}). {_CURE}")
         if changed := sorted(k for k in config if old[k] != config[k] and k not in _CHANGEABLE):
             detail = ", ".join(f"{k}: {old[k]!r} there, {config[k]!r} asked" for k in changed)
-            raise T2Error(f"{self.path} holds a run with other settings ({detail}). {cure}")
+            raise T2Error(f"{self.path} holds a run with other settings ({detail}). {_CURE}")
         if began.get("data_sha256") != origin["data_sha256"]:
-            raise T2Error(f"{self.path} holds a run on other data ({began.get('data_sha256')} there, {origin['data_sha256']} here). {cure}")
+            raise T2Error(
+                f"{self.path} holds a run on other data ({began.get('data_sha256')} there, {origin['data_sha256']} here). {_CURE}"
+            )
         if (versions := began.get("versions")) != origin["versions"]:
             logger.warning("%s was begun with %s and goes on with %s: the numbers may differ.", self.path, versions, origin["versions"])
 
@@ -83,7 +88,7 @@ class RunFolder:
             if first:
                 self.metrics.unlink(missing_ok=True)
             return None
-        state = torch.load(self._state, weights_only=True)
+        state = torch.load(self._state, map_location="cpu", weights_only=True)
         if first:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()[: state["metric_lines"]] if self.metrics.exists() else []
             write_whole(self.metrics, "".join(line + "\n" for line in lines).encode())

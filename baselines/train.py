@@ -4,10 +4,11 @@ import dataclasses
 import errno
 import gc
 import logging
-import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import get_cosine_schedule_with_warmup
 
+from ..harness.errors import T2Error
 from .card import export_best, export_expert
 from .config import TrainConfig, load_configs
 from .ntp import train_by_next_token
 from .reinforce import StepStats, accumulate_gradient, advantages, recomputed_layers
 from .rollout import Rollouts
-from .run import Diverged, Run
+from .run import Diverged, Run, TrainingStopped
+from .run_folder import hold
 
 logger = logging.getLogger("t2.train")
 
@@ -47,23 +51,25 @@ def train(config: TrainConfig) -> Path:
         T2Error: unknown task, unreachable data, a folder of another run.
         TrainingStopped: the gradient is not finite, no reply is rewarded, or memory or disk is full.
     """
-    run = Run(config)
+    run: Run | None = None
     try:
+        run = Run(config)
         if config.objective == "ntp":
             train_by_next_token(run)
         else:
             Reinforce(run).train()
         path = export_expert(run)
-    except (RuntimeError, OSError, SafetensorError) as error:
+    except (RuntimeError, OSError, MemoryError, SafetensorError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory(run, error) from error
-        if is_disk_full(error):
+            raise out_of_memory(config, run, error) from error
+        if run is not None and is_disk_full(error):
             raise run.stopped(
                 f"{run.folder.path} cannot be written ({error}).", "Make room; the same command goes on from there."
             ) from error
         raise
     finally:
-        run.folder.release()
+        if run is not None:
+            run.folder.release()
     run.processes.wait()
     return path
 
@@ -74,9 +80,18 @@ def sweep(runs: Mapping[str, TrainConfig]) -> Path:
     It is copied to ``<output>/<name>/expert/<name>``, with the validation of all runs on its card. A run that diverges is passed over.
 
     Raises:
-        T2Error: as `train`.
+        T2Error: as `train`, or ``<output>/<name>`` is the folder of a single run, whose adapter would be lost, or is in use.
         Diverged: all runs do.
     """
+    first = next(iter(runs.values()))
+    target = Path(first.output) / first.name
+    with hold(target) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        if (target / "config.yaml").exists():
+            raise T2Error(f"{target} holds a single run, whose adapter a sweep would replace. Give another name= or output=, or delete it.")
+        return _sweep(runs)
+
+
+def _sweep(runs: Mapping[str, TrainConfig]) -> Path:
     made: dict[str, Path] = {}
     diverged: dict[str, Diverged] = {}
     for label, config in runs.items():
@@ -94,7 +109,8 @@ def sweep(runs: Mapping[str, TrainConfig]) -> Path:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether this is how PyTorch says that a GPU's memory is full, or the CPU's."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+    said = any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def is_disk_full(error: Exception) -> bool:
@@ -104,9 +120,14 @@ def is_disk_full(error: Exception) -> bool:
     return bool(re.search(r"\(os error (?:27|28|30|122)\)|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", str(error)))
 
 
-def out_of_memory(run: Run, error: Exception) -> Exception:
-    """Return the error that names the settings to lower."""
-    settings = f"tokens_per_pass (now {run.config.tokens_per_pass}) or generation_batch_size (now {run.config.generation_batch_size})"
+def out_of_memory(config: TrainConfig, run: Run | None, error: Exception) -> TrainingStopped:
+    """Return the error that names the settings to lower; `run` is None where even the model could not be set up."""
+    if run is None:
+        return TrainingStopped(
+            f"Out of memory while the model was set up, before any step ({str(error)[:200]}). Take a smaller model= or dtype=bfloat16 "
+            f"(now {config.dtype}), or end what else takes the memory; the same command goes on from there."
+        )
+    settings = f"tokens_per_pass (now {config.tokens_per_pass}) or generation_batch_size (now {config.generation_batch_size})"
     return run.stopped(
         f"Out of memory in step {run.step + 1} ({str(error)[:200]}).",
         f"Lower {settings}, or set gradient_checkpointing=true: the run goes on with the new value.",
@@ -120,8 +141,7 @@ class Reinforce:
         self.run = run
         self.config = run.config
         self.optimizer = torch.optim.AdamW(run.parameters, lr=self.config.lr, weight_decay=0.0)
-        steps = self.config.steps
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, 0, self.config.steps)
         self.unrewarded = 0
 
     def train(self) -> None:

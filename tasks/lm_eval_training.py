@@ -58,15 +58,13 @@ class LmEvalTask:
             T2Error: the metric is no share of right answers.
         """
         from lm_eval.api.instance import Instance
+        from lm_eval.models.utils import postprocess_generated_text
 
-        until = (self._task.config.generation_kwargs or {}).get("until") or []
-        stops = [until] if isinstance(until, str) else until
+        until = (self._task.config.generation_kwargs or {}).get("until")
         instances = []
         for index, (doc, reply) in enumerate(zip(docs, replies, strict=True)):
-            for stop in stops:
-                reply = reply.split(stop)[0]
             instance = Instance("generate_until", dict(doc), ("", {}), index, (self.name, index, 1))
-            instance.resps = [reply]
+            instance.resps = [postprocess_generated_text(reply, until, None)]
             instances.append(instance)
         chosen = self._task._filters[0]
         chosen.apply(instances)

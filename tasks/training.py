@@ -1,7 +1,7 @@
 """Training tasks: the prompt and the verifiable reward of each data set that experts are trained on.
 
-Prompts and answer checks are those of the evaluation tasks, so that what is rewarded is what is scored. Only train splits are read,
-or where a split of test rows is published (`mbpp_t2`) its training and validation rows.
+Prompts and answer checks are those of the evaluation tasks, so that what is rewarded is what is scored. Only train splits are read, less
+what another task scores (MBPP+ has rows of MBPP's), or of a published split of test rows (`mbpp_t2`) its training and validation rows.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ class TrainTask:
     """One data set as a reinforcement-learning task.
 
     Attributes:
-        dataset: name for `t2.harness.fetch.load_rows`; only its ``train`` split is read.
+        dataset: name for `t2.harness.fetch.load_rows`, whose ``train`` split is read; with `published` or `rows` a name for the card alone.
         prompt: document → the user's message (the chat template is applied to it).
         correct: documents and replies, paired → True where the reply is right (reward +1, else -1).
         max_new_tokens: length of a reply at which it is cut.
         solution: document → the official solution, in the form that is asked for; None where there is none to learn from.
         keep: documents that are left out of training where it says False.
         published: returns the `train` and `validation` rows of a published split; None cuts the train split in half by the seed.
-        rows: returns the train rows where `dataset` is not one that `load_rows` knows.
+        rows: returns the train rows where they are not that split.
     """
 
     dataset: str
@@ -90,15 +90,17 @@ def _block(doc: Doc) -> str:
     return f"```python\n{doc['code'].strip()}\n```"
 
 
+def _mbpp_kept(doc: Doc) -> bool:
+    return len(doc["code"]) <= 400 and doc["task_id"] not in mbpp_split.IN_PLUS
+
+
 TASKS: dict[str, TrainTask] = {
     "arc_easy": TrainTask("arc_easy", arc.text_prompt, each(arc.text_correct), max_new_tokens=24, solution=arc.text_answer),
     "gsm8k": TrainTask("gsm8k", _gsm8k_steps, each(_gsm8k_correct), max_new_tokens=256, solution=_gsm8k_solution),
     # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
     "gsm8k_answer": TrainTask("gsm8k", answer_prompt, each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
     "math": TrainTask("math", _math_prompt, each(_math_correct), max_new_tokens=512, solution=_math_solution),
-    "mbpp": TrainTask(
-        "mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, keep=lambda doc: len(doc["code"]) <= 400
-    ),
+    "mbpp": TrainTask("mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, keep=_mbpp_kept),
     "mbpp_t2": TrainTask("mbpp_plus", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, published=mbpp_split.rows),
 }
 

@@ -29,8 +29,20 @@ def normalise(text: str) -> str:
 
 
 def text_correct(doc: Mapping[str, Any], reply: str) -> bool:
-    """True if the reply is the correct option, after `normalise`."""
-    return normalise(reply) == normalise(text_answer(doc))
+    """True if the reply is the correct option, after `normalise`.
+
+    Where another option is then the same (+1 and -1, Rr and rr), case and punctuation count too, but for the "- " that the prompt has
+    before an option and small models copy, and for a full stop at the end.
+    """
+    gold = text_answer(doc)
+    if normalise(reply) != normalise(gold):
+        return False
+    alike = [text for text in doc["choices"]["text"] if normalise(text) == normalise(gold)]
+    return len(alike) == 1 or _folded(reply) == _folded(gold)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).removeprefix("- ").removesuffix(".")
 
 
 def is_option(doc: Mapping[str, Any], reply: str) -> bool:

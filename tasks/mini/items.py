@@ -14,7 +14,6 @@ from ...harness.errors import T2Error, nearest
 from ...harness.sandbox import Sandbox
 
 NAMES = ("math", "code", "reasoning", "dispatch")
-LETTERS = "ABCD"
 
 
 def rows(name: str) -> list[dict[str, Any]]:

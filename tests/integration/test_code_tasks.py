@@ -22,6 +22,7 @@ from t2.harness.fetch import FetchError, load_rows
 from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, Verdict, core
 from t2.tasks.humaneval import scoring as humaneval
 from t2.tasks.mbpp import scoring as mbpp
+from t2.tasks.mbpp.split import IN_PLUS
 from t2.tasks.references import FAILING
 from t2.tasks.samples import FORMS
 from t2.tasks.training import TASKS
@@ -124,6 +125,14 @@ def test_reference_solutions_of_mbpp_plus_pass_by_every_kind_of_oracle() -> None
     assert failing([(str(i), mbpp.plus_job(docs[i]["code"], docs[i])) for i in chosen]) == []
     broken = docs[88] | {"code": "def freq_count(list1):\n    list1.clear()\n    return {}"}
     assert not Sandbox().judge_many([replace(mbpp.plus_job(broken["code"], docs[88]), reference=None)])[0].passed
+
+
+def test_no_row_that_an_mbpp_task_scores_is_trained_on() -> None:
+    trained = {doc["task_id"] for doc in rows("mbpp", "train") if TASKS["mbpp"].keep(doc)}
+    assert len(trained) == 250
+    for dataset in ("mbpp", "mbpp_plus"):  # the test documents of mbpp_t2 are of the latter
+        assert not trained & {doc["task_id"] for doc in rows(dataset, "test")}
+    assert {doc["task_id"] for doc in rows("mbpp", "train")} & {doc["task_id"] for doc in rows("mbpp_plus", "test")} == IN_PLUS
 
 
 @pytest.mark.slow

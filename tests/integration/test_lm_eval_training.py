@@ -30,6 +30,7 @@ def tasks(tmp_path, monkeypatch):
         (tmp_path / f"{name}.yaml").write_text(json.dumps({"task": name, **data, **TASK, **more}))
 
     add("t2_sums", training_split="train")
+    add("t2_endless", training_split="train", generation_kwargs={"until": [""], "max_gen_toks": 7})
     add("t2_untrained")
     add("t2_leaky", training_split="test")
     add("t2_answers", training_split="train", doc_to_target="{{[a, 'or ' + a]}}", generation_kwargs={"until": "\n\n", "max_gen_toks": 7})
@@ -56,6 +57,10 @@ def test_of_several_answers_the_first_is_learned_and_one_stop_sequence_is_one(ta
     doc = {"q": "2 + 3", "a": "5"}
     assert task.solution(doc) == "5"
     assert task.correct([doc] * 2, ["\nit is 5\n\n6", "6\n5"]) == [True, False]
+
+
+def test_an_empty_stop_sequence_stops_nothing(tasks):
+    assert train_task("t2_endless").correct([{"q": "2 + 3", "a": "5"}] * 2, ["it is\n5", "6"]) == [True, False]
 
 
 @pytest.mark.parametrize(

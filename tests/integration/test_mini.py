@@ -50,7 +50,7 @@ class Knows(LM):
 
 def gold(task: str, doc: dict[str, Any]) -> str:
     if task == "t2_mini_reasoning":
-        return doc["choices"][items.LETTERS.index(doc["key"])]
+        return doc["choices"]["ABCD".index(doc["key"])]
     return doc[{"t2_mini_math": "expression", "t2_mini_code": "canonical_solution", "t2_mini_dispatch": "domain"}[task]] + (
         f" = {doc['answer']}" if task == "t2_mini_math" else ""
     )

@@ -15,6 +15,7 @@ import t2.tasks
 from t2.harness.fetch import cache_dir
 from t2.harness.fetch.data import locate_local
 from t2.tasks.answers import extract_math, math_correct
+from t2.tasks.arc.forms import text_correct
 from t2.tasks.math_verifier import _bare, _worker, same_value
 
 OURS = Path(t2.tasks.__file__).parent
@@ -62,6 +63,14 @@ def test_answers_of_other_problems_are_wrong() -> None:
     pairs = [(gold, other) for gold, other in itertools.pairwise(answers) if gold != other]
     assert len(pairs) > 100
     assert [pair for pair in pairs if same_value(*pair)] == []
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+@pytest.mark.parametrize("dataset", ["arc_easy", "arc_challenge"])
+def test_of_arcs_options_the_right_one_alone_is_right(dataset: str, split: str) -> None:
+    for doc in rows(dataset, split):
+        right = [label for label, text in zip(doc["choices"]["label"], doc["choices"]["text"], strict=True) if text_correct(doc, text)]
+        assert right == [doc["answerKey"]]
 
 
 @pytest.mark.slow

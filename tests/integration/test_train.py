@@ -40,7 +40,7 @@ SCRIPT = textwrap.dedent(
         lambda doc: f"say {doc['word']}",
         lambda docs, replies: [r[:1].isdigit() and int(r[0]) % 2 == (d["word"] == "odd") for d, r in zip(docs, replies)],
         max_new_tokens=2,
-        solution=lambda doc: "4" if doc["word"] == "even" else "7",
+        solution=lambda doc: "4" if doc["word"] == "even" else "7 7",  # of two lengths, so that batches are padded
     )
     main(sys.argv[1], sys.argv[2:])
     """

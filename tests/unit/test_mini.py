@@ -146,7 +146,7 @@ def test_odd_replies_to_a_word_problem(reply: str, scores: tuple[int, int]) -> N
 def test_keys_of_questions_have_a_second_statement(name: str, item: dict[str, Any]) -> None:
     choices = item["choices"]
     assert len({c.lower() for c in choices}) == 4
-    right = choices[items.LETTERS.index(item["key"])]
+    right = choices["ABCD".index(item["key"])]
     assert ("check" in item) != ("why" in item)
     if "check" in item:
         assert str(value(item["check"])) == right

@@ -24,7 +24,7 @@ def asked(monkeypatch):
 
     def rows(dataset, split):
         splits.append((dataset, split))
-        return [{"id": i, "code": "x" * (i * 10), "answer": "<<" * (i % 5)} for i in range(100)]
+        return [{"id": i, "task_id": 640 + i, "code": "x" * (i * 10), "answer": "<<" * (i % 5)} for i in range(100)]
 
     monkeypatch.setattr(training, "load_rows", rows)
     return splits
@@ -42,9 +42,11 @@ def test_halves_are_disjoint_reproducible_and_of_the_train_split_alone(name, ask
     assert {split for _, split in asked} == {"train"}
 
 
-def test_long_mbpp_solutions_are_left_out(asked):
-    split = training.split_halves(training.train_task("mbpp"), 0)
-    assert max(len(row["code"]) for row in split.train + split.validation) == 400
+def test_long_mbpp_solutions_and_what_mbpp_plus_scores_are_left_out(asked):
+    halves = training.split_halves(training.train_task("mbpp"), 0)
+    rows = halves.train + halves.validation
+    assert max(len(row["code"]) for row in rows) == 400
+    assert {row["task_id"] for row in rows} == {*range(640, 681)} - {641, 643, 644}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,22 @@ def test_arc_by_text(reply, right, option):
     assert task.correct([ARC], [reply]) == [right]
     assert forms.is_option(ARC, reply) == option
     assert forms.text_prompt(ARC).count("- ") == 4
+
+
+@pytest.mark.parametrize(
+    ("gold", "others"),
+    [
+        ("+1", ["-1"]),
+        ("charge of -3.", ["charge of +3."]),
+        ("Rr", ["rr", "RR"]),
+        ("128 millimeters", ["1.28 millimeters"]),
+    ],
+)
+def test_an_option_that_differs_in_case_or_punctuation_alone_is_wrong(gold, others):
+    doc = {"choices": {"text": ["nothing", gold, *others], "label": list("ABCD")[: 2 + len(others)]}, "answerKey": "B"}
+    assert [forms.text_correct(doc, reply) for reply in (gold, f" {gold.rstrip('.')}\n", f"- {gold.rstrip('.')}.")] == [True] * 3
+    assert not any(forms.text_correct(doc, reply) for reply in [*others, f"- {others[0]}", "nothing"])
+    assert all(forms.is_option(doc, text) for text in doc["choices"]["text"])
 
 
 @pytest.mark.parametrize(("reply", "right"), [("42", True), ("It is $42.", True), ("6 * 7 = 42", True), ("41", False), ("none", False)])

@@ -1,0 +1,144 @@
+"""The trainer's parts that need no training: batches of next-token prediction, the run's folder, sweeps, settings, and errors."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import PartialState
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from t2.adapters.svf import PRESETS
+from t2.baselines import ntp, run_folder, train
+from t2.baselines.config import ConfigError, TrainConfig, parse_config
+from t2.baselines.run import _adapted
+from t2.baselines.run_folder import RunFolder, hold
+from t2.harness.errors import T2Error
+
+from .. import tiny
+
+ORIGIN = {"versions": {"t2": "1"}, "data_sha256": {"train": "a"}}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_solutions_are_padded_on_the_right_whatever_side_a_rollout_has_set(side):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, "<pad>")), pad_token="<pad>")
+    tokenizer.padding_side = side
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100, *ids[1:]]} for ids in ([5, 6, 7], [8, 9])]
+    batch = ntp._collator(tokenizer)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [-100, 9, -100]]
+    assert tokenizer.padding_side == side
+
+
+def test_next_token_prediction_stays_on_one_device_a_process(monkeypatch, tmp_path):
+    for name, answer in (("is_available", True), ("device_count", 2), ("set_device", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    run = SimpleNamespace(
+        config=TrainConfig("x", "y", prompts_per_step=8), processes=SimpleNamespace(count=1), folder=SimpleNamespace(path=tmp_path)
+    )
+    try:
+        arguments = ntp._arguments(run, 10)
+        assert (arguments.device.type, arguments.n_gpu, arguments.train_batch_size) == ("cuda", 1, 8)
+    finally:
+        PartialState._reset_state()
+
+
+def test_a_state_is_read_onto_the_cpu_wherever_it_was_written(monkeypatch, tmp_path):
+    folder = RunFolder(tmp_path, {"lr": 1.0}, ORIGIN)
+    folder.save_state({"weights": torch.zeros(2)})
+    plain, places = torch.load, []
+
+    def load(*args, **options):
+        places.append(options.get("map_location"))
+        return plain(*args, **options)
+
+    monkeypatch.setattr(run_folder.torch, "load", load)
+    assert torch.equal(folder.load_state(first=True)["weights"], torch.zeros(2)) and places == ["cpu"]
+
+
+@pytest.fixture
+def sweep(monkeypatch, tmp_path):
+    """Three runs whose training only writes an adapter: the larger lr validates better."""
+
+    def trained(config):
+        folder = tmp_path / "made" / str(config.lr)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(str(config.lr).encode())
+        (folder / "card.json").write_text(json.dumps({"validation": {"after": config.lr}}))
+        return folder
+
+    monkeypatch.setattr(train, "train", trained)
+    runs = {f"lr={lr}": TrainConfig("x", "y", lr=lr, output=str(tmp_path)) for lr in (0.1, 0.3, 0.2)}
+    return runs, tmp_path / "x", tmp_path / "x/expert/x/adapter_model.safetensors"
+
+
+def test_a_sweep_leaves_the_folder_of_a_single_run_alone(sweep):
+    runs, folder, weights = sweep
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"single")
+    RunFolder(folder.parent / "other", {"lr": 1.0}, ORIGIN).begin()
+    (folder / "config.yaml").write_bytes((folder.parent / "other/config.yaml").read_bytes())
+    with pytest.raises(T2Error, match=r"x holds a single run, whose adapter a sweep would replace\. Give another name="):
+        train.sweep(runs)
+    assert weights.read_bytes() == b"single"
+    (folder / "config.yaml").unlink()
+    with hold(folder), pytest.raises(T2Error, match="in use by another t2"):
+        train.sweep(runs)
+    assert weights.read_bytes() == b"single"
+
+
+def test_a_single_run_leaves_the_folder_of_a_sweep_alone_and_the_same_sweep_goes_on(sweep):
+    runs, folder, weights = sweep
+    for _ in range(2):
+        assert train.sweep(runs) == weights.parent
+        assert weights.read_bytes() == b"0.3"
+        with pytest.raises(T2Error, match=r"x holds the best adapter of a sweep, which a single run would replace\. Give another name="):
+            RunFolder(folder, {"lr": 1.0}, ORIGIN)
+        assert weights.read_bytes() == b"0.3"
+
+
+def test_target_modules_are_presets():
+    for name in (None, *PRESETS):
+        assert parse_config({"name": "x", "task": "y", "target_modules": name}, [], "c").target_modules == name
+    with pytest.raises(ConfigError, match=r"target_modules must be one of attention, mlp, mlp\+attention, all-linear or null; got 'mpl'"):
+        parse_config({"name": "x", "task": "y", "target_modules": "mpl"}, [], "c")
+
+
+@pytest.mark.parametrize("method", ["svf", "lora", "dora", "ia3"])
+def test_a_model_without_the_target_modules_is_named(method):
+    base = torch.nn.Module()
+    base.config = tiny.model().config
+    base.inner = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(T2Error, match=rf"target_modules=mlp with method={method} cannot be adapted on model some/model: .*not found"):
+        _adapted(base, TrainConfig("x", "y", model="some/model", method=method, target_modules="mlp"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 8")])
+def test_memory_that_runs_out_before_the_first_step_names_what_to_do(monkeypatch, error):
+    def full(config):
+        raise error
+
+    monkeypatch.setattr(train, "Run", full)
+    with pytest.raises(train.TrainingStopped, match=r"Out of memory while the model was set up.* dtype=bfloat16 \(now float32\)"):
+        train.train(TrainConfig("x", "y", dtype="float32"))
+    monkeypatch.setattr(train, "Run", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.train(TrainConfig("x", "y"))
+
+
+def test_the_schedule_is_half_a_cosine_and_takes_up_a_state_of_before():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    made = train.Reinforce(SimpleNamespace(config=TrainConfig("x", "y", lr=1.0, steps=7), parameters=[parameter]))
+    old = torch.optim.lr_scheduler.LambdaLR(torch.optim.AdamW([parameter], lr=1.0), lambda step: 0.5 * (1 + math.cos(math.pi * step / 7)))
+    for step in range(7):
+        assert made.schedule.get_last_lr() == old.get_last_lr()
+        if step == 3:
+            made.schedule.load_state_dict(old.state_dict())
+        for schedule in (made.schedule, old):
+            schedule.optimizer.step()
+            schedule.step()
