@@ -10,7 +10,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-from ..harness.timing import peak_memory
+from ..adapters.memory import peak_memory
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """What lm-eval's model classes of t2 share: model arguments, experts, pass 1, and the facts that results and caches need."""
 
 import logging
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from os import PathLike
@@ -216,7 +216,7 @@ class Adaptive(TwoPass):
         encoded = self.tokenizer(unseen, add_special_tokens=False)["input_ids"] if unseen else []  # type: ignore[attr-defined]
         known = self._lengths | {hash(text): len(ids) for text, ids in zip(unseen, encoded, strict=True)}
         self._lengths.clear()
-        most = math.inf if whole else self.max_length  # type: ignore[attr-defined]
+        most: int = sys.maxsize if whole else self.max_length  # type: ignore[attr-defined]
         return [min(known[hash(text)], most) if text else 0 for text in texts]
 
     def run_facts(self) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from typing import Any, Literal, TypedDict
 
 import torch
 
-from ..adapters.memory import peak_memory as peak_memory  # for the trainer
-
 
 class PassCost(TypedDict):
     """One pass over one task's prompts.

@@ -231,7 +231,7 @@ class TwoPass:
         """Decide about new prompts: place → task and context."""
         store = getattr(self.cache_hook, "dbdict", None)  # type: ignore[attr-defined]
         prompts = list(new.values())
-        found = self._by_task(prompts, store) if self.votes else self._label_prompts(prompts)
+        found = self._by_task(prompts, {} if store is None else store) if self.votes else self._label_prompts(prompts)
         for place, decision in zip(new, found, strict=True):
             self.decisions[place] = decision
             if store is not None:
@@ -241,7 +241,7 @@ class TwoPass:
         """Let the first prompts of each new task decide for all of it; every process comes here and gets the same."""
         tasks = dict.fromkeys(task for task, _ in prompts)
         voters = {task: self._voters(task, prompts) for task in tasks if task not in self.settled}
-        for task, contexts in voters.items() if store is not None else ():
+        for task, contexts in voters.items():
             if (kept := task_vote.recalled(store.get(table_entry(f"task {task}")), contexts)) is not None:
                 self.settled[task] = kept
         asked = [(task, context) for task, contexts in voters.items() if task not in self.settled for context in contexts]
@@ -257,7 +257,7 @@ class TwoPass:
             if task not in self.settled:
                 self.settled[task] = task_vote.verdict(cast)
                 log.info("Pass 1: %d prompts of %s decided for %s", len(cast), task, self.settled[task].mixture)
-        for task, contexts in voters.items() if store is not None else ():
+        for task, contexts in voters.items():
             store[table_entry(f"task {task}")] = task_vote.to_keep(self.settled[task], contexts)
         return [task_vote.follow(own.get((task, context)), self.settled[task]) for task, context in prompts]
 

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from t2.adapters.memory import peak_memory
 from t2.adapters.output_head import read_contiguous_rows
 from t2.adapters.svf import SvfConfig, cached_basis
 from t2.baselines.config import TrainConfig
@@ -32,7 +33,6 @@ from t2.baselines.methods import adapter_config
 from t2.baselines.reinforce import accumulate_gradient, recomputed_layers
 from t2.baselines.rollout import Rollouts, chat_prompts, generate
 from t2.harness.fetch import default_model, load_rows
-from t2.harness.timing import peak_memory
 from t2.tasks.training import TASKS
 
 PROMPTS, TOKENS, KL_COEF, MEMORY = int(os.environ.get("T2_BENCH_PROMPTS", "64")), 128, 0.1, 0.5
