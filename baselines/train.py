@@ -51,9 +51,16 @@ def train(config: TrainConfig) -> Path:
         T2Error: unknown task, unreachable data, a folder of another run.
         TrainingStopped: the gradient is not finite, no reply is rewarded, or memory or disk is full.
     """
-    run: Run | None = None
     try:
         run = Run(config)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise TrainingStopped(
+                f"Out of memory while the model was set up, before any step ({str(error)[:200]}). Take a smaller model= or dtype=bfloat16 "
+                f"(now {config.dtype}), or end what else takes the memory; the same command goes on from there."
+            ) from error
+        raise
+    try:
         if config.objective == "ntp":
             train_by_next_token(run)
         else:
@@ -61,15 +68,14 @@ def train(config: TrainConfig) -> Path:
         path = export_expert(run)
     except (RuntimeError, OSError, MemoryError, SafetensorError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory(config, run, error) from error
-        if run is not None and is_disk_full(error):
+            raise out_of_memory(run, error) from error
+        if is_disk_full(error):
             raise run.stopped(
                 f"{run.folder.path} cannot be written ({error}).", "Make room; the same command goes on from there."
             ) from error
         raise
     finally:
-        if run is not None:
-            run.folder.release()
+        run.folder.release()
     run.processes.wait()
     return path
 
@@ -120,14 +126,9 @@ def is_disk_full(error: Exception) -> bool:
     return bool(re.search(r"\(os error (?:27|28|30|122)\)|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", str(error)))
 
 
-def out_of_memory(config: TrainConfig, run: Run | None, error: Exception) -> TrainingStopped:
-    """Return the error that names the settings to lower; `run` is None where even the model could not be set up."""
-    if run is None:
-        return TrainingStopped(
-            f"Out of memory while the model was set up, before any step ({str(error)[:200]}). Take a smaller model= or dtype=bfloat16 "
-            f"(now {config.dtype}), or end what else takes the memory; the same command goes on from there."
-        )
-    settings = f"tokens_per_pass (now {config.tokens_per_pass}) or generation_batch_size (now {config.generation_batch_size})"
+def out_of_memory(run: Run, error: Exception) -> Exception:
+    """Return the error that names the settings to lower."""
+    settings = f"tokens_per_pass (now {run.config.tokens_per_pass}) or generation_batch_size (now {run.config.generation_batch_size})"
     return run.stopped(
         f"Out of memory in step {run.step + 1} ({str(error)[:200]}).",
         f"Lower {settings}, or set gradient_checkpointing=true: the run goes on with the new value.",
