@@ -15,7 +15,7 @@ from ..harness.errors import T2Error, nearest
 
 
 class ConfigError(T2Error):
-    """A training configuration that cannot be used; the message lists every error in it."""
+    """A configuration or a study that cannot be used; the message lists every error in it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return configs[""]
 
 
+def read_yaml(path: str | Path, folder: str, what: str) -> tuple[Path, dict[str, Any]]:
+    """Return where a YAML file is, and its mapping.
+
+    Args:
+        path: the file, or the name of one that is shipped.
+        folder: of the shipped ones, beside this module.
+        what: it is, in errors.
+
+    Raises:
+        ConfigError: there is no such file, or it is no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        shipped = {p.stem: p for p in (Path(__file__).parent / folder).glob("*.yaml")}
+        if path.name not in shipped:
+            raise ConfigError(f"No such {what}: {path}. Give a YAML file or a shipped one.{nearest(path.name, shipped)}")
+        path = shipped[path.name]
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must be a mapping of settings; it is {type(values).__name__}.")
+    return path, values
+
+
 def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, TrainConfig]:
     """Return the runs that a YAML file with ``key=value`` overrides asks for: label → settings.
 
@@ -126,18 +152,7 @@ def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, T
     Raises:
         ConfigError: file missing or not a mapping, unknown keys (nearest named), wrong types or values: all of them in one message.
     """
-    path = Path(path)
-    if not path.is_file():
-        shipped = {p.stem: p for p in (Path(__file__).parent / "configs").glob("*.yaml")}
-        if path.name not in shipped:
-            raise ConfigError(f"No such configuration: {path}. Give a YAML file or a shipped one.{nearest(path.name, shipped)}")
-        path = shipped[path.name]
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must be a mapping of settings; it is {type(values).__name__}.")
+    path, values = read_yaml(path, "configs", "configuration")
     errors: list[str] = []
     for override in overrides:
         key, equals, value = override.partition("=")

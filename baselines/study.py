@@ -7,10 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..harness.errors import T2Error, nearest
-from .config import load_config
+from .config import load_config, read_yaml
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,7 @@ def load_study(path: str | Path) -> Study:
     Raises:
         T2Error: no such file, unknown or missing keys, an unknown configuration; all errors at once.
     """
-    path = Path(path)
-    if not path.is_file():
-        shipped = {p.stem: p for p in (Path(__file__).parent / "studies").glob("*.yaml")}
-        if path.name not in shipped:
-            raise T2Error(f"No such study: {path}. Give a YAML file or a shipped one.{nearest(path.name, shipped)}")
-        path = shipped[path.name]
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise T2Error(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise T2Error(f"{path} must be a mapping of settings; it is {type(values).__name__}.")
+    path, values = read_yaml(path, "studies", "study")
     known = {f.name for f in fields(Study)}
     errors = [f"unknown key {key!r}.{nearest(str(key), known)}" for key in values if key not in known]
     if not values.get("name"):
