@@ -1,6 +1,5 @@
 """`t2 study`: what it asks for, in which order, and that it goes on where it was stopped."""
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -48,26 +47,33 @@ def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
     assert labels == expected
 
 
-def test_the_shipped_strategies_are_options_that_t2_eval_takes():
+def test_the_shipped_strategies_are_options_that_t2_eval_takes(monkeypatch):
     study = load_study("adaptation")
     found = list(rows(study))
     by_task = {task: [row.strategy for row in found if row.task == task] for task in study.tasks}
     shots = ["fewshot-3-light", "fewshot-3", "fewshot-5", "fewshot-10", "fewshot-20"]
     assert by_task["arc_challenge_text"] == [None, "prompt", "score", "cls", "probe", *shots]  # tables 8 and 10 are of this task alone
     assert by_task["humaneval_chat"] == by_task["math500"] == [None, "prompt", "score", "cls", "probe", "fewshot-10"]
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    for add in (command._search_arguments, command._shared_arguments):
-        add(parser)
+
+    class Searched(Exception):
+        pass
+
+    def adapt(options):
+        assert options.task in study.tasks and options.population == 16 and options.apply_chat_template
+        raise Searched
+
+    evaluated = []
+    monkeypatch.setattr(command, "adapt", adapt)
+    monkeypatch.setattr(command, "_lm_eval", evaluated.append)
     for row in found:
         words = study_rows._command(study, row, {}, Path("out"))
-        if row.strategy:
-            args, rest = parser.parse_known_args(words[2:])
-            left = {word for word in rest if word.startswith("--")}
-            # of t2 eval itself, and of lm_eval
-            assert left == {"--strategy", "--mixtures", "--model", "--tasks", "--log_samples", "--output_path"}
-            assert args.batch_size == "auto" and args.apply_chat_template
-            if study.strategies[row.strategy]["strategy"] == "fewshot":
-                command._options(args, row.task, Path("out"))  # every value can be used
+        if row.strategy and study.strategies[row.strategy]["strategy"] == "fewshot":
+            with pytest.raises(Searched):  # every option can be used, for lm_eval too
+                command.eval_command(words[2:])
+        elif row.strategy:
+            command.eval_command(words[2:])
+            asked = evaluated.pop()
+            assert asked[asked.index("--batch_size") + 1] == "auto" and "--apply_chat_template" in asked
 
 
 def test_all_errors_of_a_study_at_once(tmp_path):
