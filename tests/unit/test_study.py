@@ -178,8 +178,12 @@ def test_a_study_that_is_broken_off_ends_what_runs_and_begins_nothing(tmp_path, 
 
     monkeypatch.setattr(study_rows, "_score", score)
     before = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_study(study)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert time.monotonic() - before < 50 and begun == ["base-arc_easy_text"]
     with pytest.raises(T2Error, match="train was not begun"):
         study_rows._call(study, next(rows(study)), "train", ["-c", "raise SystemExit('begun')"])
