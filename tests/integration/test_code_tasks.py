@@ -17,15 +17,16 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from t2.adapters.experts import CARD, shipped
 from t2.harness.errors import T2Error
 from t2.harness.fetch import FetchError, load_rows
 from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, Verdict, core
 from t2.tasks.humaneval import scoring as humaneval
 from t2.tasks.mbpp import scoring as mbpp
-from t2.tasks.mbpp.split import IN_PLUS
+from t2.tasks.mbpp import split as mbpp_split
 from t2.tasks.references import FAILING
 from t2.tasks.samples import FORMS
-from t2.tasks.training import TASKS
+from t2.tasks.training import TASKS, split_halves
 
 OURS = Path(__file__).resolve().parents[2] / "tasks"
 THEIRS = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"  # type: ignore[union-attr, arg-type]
@@ -132,7 +133,19 @@ def test_no_row_that_an_mbpp_task_scores_is_trained_on() -> None:
     assert len(trained) == 250
     for dataset in ("mbpp", "mbpp_plus"):  # the test documents of mbpp_t2 are of the latter
         assert not trained & {doc["task_id"] for doc in rows(dataset, "test")}
-    assert {doc["task_id"] for doc in rows("mbpp", "train")} & {doc["task_id"] for doc in rows("mbpp_plus", "test")} == IN_PLUS
+    assert {doc["task_id"] for doc in rows("mbpp", "train")} & {doc["task_id"] for doc in rows("mbpp_plus", "test")} == mbpp_split.IN_PLUS
+
+
+def test_the_shipped_code_expert_has_seen_what_the_docs_say() -> None:
+    plus = {doc["task_id"] for doc in rows("mbpp_plus", "test")}
+    t2_test = {doc["task_id"] for doc in mbpp_split.rows()["test"]}
+    rows("mbpp", "train")
+    seen = split_halves(replace(TASKS["mbpp"], keep=lambda doc: len(doc["code"]) <= 400), 0)
+    card = json.loads((shipped()["code"] / CARD).read_text())
+    assert card["data"]["sha256"] == seen.sha256 and card["settings"]["eval_docs"] == 128
+    parts = [{doc["task_id"] for doc in part} for part in (seen.train, seen.validation[:128])]
+    assert [len(part & plus) for part in parts] == [56, 34]
+    assert [len(part & t2_test) for part in parts] == [43, 20]
 
 
 @pytest.mark.slow
