@@ -117,7 +117,8 @@ def check_form(name: str) -> str:
     if name not in form_names():
         close = get_close_matches(name, form_names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise AdapterError(f"Unknown dispatch {name!r}.{hint} It is one of {', '.join(form_names())}, or a Python file that registers one.")
+        forms = ", ".join(form_names())
+        raise AdapterError(f"Unknown dispatch {name!r}.{hint} It is one of {forms}, a Python file that registers one, or task:<form>.")
     return name
 
 

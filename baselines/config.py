@@ -1,7 +1,9 @@
 """Typed configuration of a training run: one YAML per experiment, ``key=value`` overrides, all errors at once."""
 
 import dataclasses
+import inspect
 import itertools
+import json
 import re
 import types
 from collections.abc import Sequence
@@ -24,14 +26,14 @@ class TrainConfig:
 
     Attributes:
         name: of the expert; also the folder of the run under `output`.
-        task: a training task (`t2.tasks.training.TASKS`).
-        description: one line for the expert's card.
+        task: a training task (`t2.tasks.training.TASKS`), one of lm-eval's, or the path of its YAML file.
+        description: one line for the expert's card, by which pass 1 knows what the expert is for.
         model: Hugging Face name or folder; None is the default model.
         dtype: of the frozen weights; z and its optimiser are float32 always.
         method: ``svf``, or one of PEFT's: ``lora``, ``dora``, ``ia3``.
         objective: ``reinforce`` (equation 1) or ``ntp``: next-token prediction of the official solutions, prompts masked.
-        target_modules: a name of `t2.adapters.svf.PRESETS`, or None: the method's own (SVF ``mlp+attention``, LoRA and DoRA
-            ``attention``, IA3 keys, values and MLP).
+        target_modules: ``attention`` (q_proj, v_proj), ``mlp`` (gate_proj, up_proj, down_proj), ``mlp+attention``, ``all-linear``, or
+            None: the method's own (SVF ``mlp+attention``, LoRA and DoRA ``attention``, IA3 keys, values and MLP).
         svf_form: ``scale`` or ``renormalised`` (see `SvfConfig`).
         lora_r, lora_alpha, lora_dropout: of LoRA and DoRA.
         steps: optimiser steps.
@@ -103,6 +105,18 @@ class TrainConfig:
 
 _POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_norm", "temperature", "max_new_tokens", "eval_every",
              "eval_docs", "patience", "stall_steps", "generation_batch_size", "tokens_per_pass", "lora_r", "lora_alpha")  # fmt: skip
+
+
+def settings_help() -> str:
+    """Return every setting with its default and its meaning, a paragraph each."""
+    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+
+    def shown(name: str) -> str:
+        return name if defaults[name] is dataclasses.MISSING else f"{name}={json.dumps(defaults[name])}".replace('"', "")
+
+    meanings = str(inspect.getdoc(TrainConfig)).partition("Attributes:\n")[2].replace("``", "").replace("None", "null")
+    names = r"^ {4}([a-z_0-9]+(?:, [a-z_0-9]+)*):"
+    return re.sub(names, lambda found: f"  {', '.join(map(shown, found[1].split(', ')))}:", meanings, flags=re.MULTILINE)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

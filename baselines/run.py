@@ -21,7 +21,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..adapters.output_head import read_contiguous_rows
-from ..adapters.svf import PRESETS, SvfConfig, SvfLayer, fingerprint, model_fingerprint
+from ..adapters.svf import PRESETS, SvfConfig, SvfLayer, model_fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
 from ..harness.fetch.files import replace_folder
@@ -274,9 +274,8 @@ def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:
             f"{config.model or 'null, the default'}: {error} Give target_modules=all-linear, or another of {', '.join(PRESETS)}."
         ) from error
     if isinstance(adapter, SvfConfig):
-        layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if isinstance(m, SvfLayer)}
-        adapter.base_fingerprint = fingerprint({n: m.base_weight() for n, m in layers.items()})
-        for layer in tqdm(layers.values(), desc="singular vectors", unit="matrix"):
+        layers = [module for module in model.modules() if isinstance(module, SvfLayer)]
+        for layer in tqdm(layers, desc="singular vectors", unit="matrix"):
             layer.basis()
     else:
         for parameter in model.parameters():

@@ -36,11 +36,12 @@ def main(config: str, overrides: Sequence[str] = ()) -> Path:
     settings = next(iter(runs.values()))
     path = train(settings) if len(runs) == 1 else sweep(runs)
     if settings.method == "svf":
-        arguments = f"experts={path},strategy=expert:{settings.name}"
-        print(f"Expert in {path}. Try it: lm_eval --model t2 --model_args {arguments} --tasks …")
+        base = f"pretrained={settings.model}," if settings.model else ""
+        arguments = f"{base}experts={path},strategy=expert:{settings.name}"
+        print(f"Expert in {path}. Try it: lm_eval --model t2 --model_args {arguments} --apply_chat_template --tasks …")
     else:
         base = settings.model or "<default model's folder: t2 doctor>"
-        print(f"Adapter in {path}. Try it: lm_eval --model hf --model_args pretrained={base},peft={path} --tasks …")
+        print(f"Adapter in {path}. Try it: lm_eval --model hf --model_args pretrained={base},peft={path} --apply_chat_template --tasks …")
     return path
 
 

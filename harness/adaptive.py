@@ -147,6 +147,11 @@ class Adaptive(TwoPass):
         raise NotImplementedError
 
     @property
+    def quantised(self) -> str | None:
+        """How the loaded weights are quantised, None if they are not."""
+        raise NotImplementedError
+
+    @property
     def base_name(self) -> str:
         """Name of the base model."""
         raise NotImplementedError
@@ -160,6 +165,11 @@ class Adaptive(TwoPass):
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
         """Load the experts; return the strategy that they allow."""
+        if self.quantised:
+            raise ModelArgumentError(
+                f"{self.base_name} has {self.quantised} weights, whose singular values cannot be scaled: "
+                "give an unquantised checkpoint, or strategy=base."
+            )
         try:
             self.bank = load_bank(self.make_bank, self.base_name, paths)
             self.bank.check(plan.mixture)

@@ -128,10 +128,16 @@ def _print_card(card: Mapping[str, Any]) -> None:
 
 
 def _train(argv: Sequence[str]) -> int:
+    from ..baselines.config import settings_help
+
     parser = argparse.ArgumentParser(
-        prog="t2 train", description="Train an expert as a configuration says; the same command again resumes an interrupted run."
+        prog="t2 train",
+        description="Train an expert as a configuration says; the same command again resumes an interrupted run.",
+        epilog="settings, with their defaults:\n" + settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one of t2's own")
+    own = sorted(path.stem for path in (Path(__file__).parents[1] / "baselines" / "configs").glob("*.yaml"))
+    parser.add_argument("config", metavar="CONFIG", help=f"a YAML file, or the name of one of t2's own: {', '.join(own)}")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
     args = parser.parse_args(argv)
     from ..baselines.train import main as train

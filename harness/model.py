@@ -80,6 +80,12 @@ class T2LM(Adaptive, HFLM):
         }
 
     @property
+    def quantised(self) -> str | None:
+        """See `Adaptive`."""
+        method = getattr(self.model, "quantization_method", None)  # transformers' own mark
+        return method and str(getattr(method, "value", method))
+
+    @property
     def base_name(self) -> str:
         """See `Adaptive`."""
         return str(getattr(self.model, "name_or_path", "") or self.pretrained)

@@ -131,24 +131,18 @@ class T2VLLM(Adaptive, VLLM):
         several, lora = self.data_parallel_size > 1, self.lora_request
         self.engines: Engines = RayEngines(self.model_args, self.data_parallel_size, lora) if several else LocalEngine(self.model, lora)
         self._uncovered = sorted(set(self.engines.config("architectures")) - set(COVERED))
-        self._quantised = self.engines.config("quantization")
         self._fingerprint = self._load_base()  # now, and not when results are written: a base that cannot be read is told before any work
 
     def _load_base(self) -> str:
         """Have every worker load the base weights as transformers names them, and return their fingerprint."""
         revision = self.model_args.get("revision")
-        if self._uncovered or self._quantised:  # no experts, so the weights are not needed
-            return hashlib.sha256(f"{self.base_name} {revision} {self._quantised}".encode()).hexdigest()[:16]
+        if self._uncovered or self.quantised:  # no experts, so the weights are not needed
+            return hashlib.sha256(f"{self.base_name} {revision} {self.quantised}".encode()).hexdigest()[:16]
         options = {name: self.model_args[name] for name in ("revision", "trust_remote_code") if self.model_args.get(name)}
         dtype = str(self.engines.config("dtype")).removeprefix("torch.")
         return self.engines.ask("t2_base", self.base_name, dtype, json.dumps(options))
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
-        if self._quantised:
-            raise ModelArgumentError(
-                f"{self.base_name} has {self._quantised} weights, whose singular values cannot be scaled: "
-                "give an unquantised checkpoint, or strategy=base."
-            )
         if self._uncovered:
             raise ModelArgumentError(
                 f"{self.base_name} is a {', '.join(self._uncovered)}; under t2-vllm experts serve {', '.join(COVERED)}. "
@@ -181,6 +175,11 @@ class T2VLLM(Adaptive, VLLM):
             "lora": getattr(self.lora_request, "lora_path", None),
             "vllm": version(str(vllm_import.distribution())),
         }
+
+    @property
+    def quantised(self) -> str | None:
+        """See `Adaptive`."""
+        return self.engines.config("quantization")
 
     @property
     def base_name(self) -> str:

@@ -10,8 +10,8 @@ class LmEvalTask:
     """Prompt, reward and training documents of one of lm-eval's tasks; its filter and its metric decide what is right.
 
     Args:
-        name: of the task; not of a group.
-        manager: lm-eval's `TaskManager`, which knows it.
+        name: of the task, not of a group, or the path of its YAML file.
+        manager: lm-eval's `TaskManager`.
 
     Raises:
         T2Error: it does not generate text, has no training split or one that is scored too, or cannot be loaded.
@@ -19,11 +19,12 @@ class LmEvalTask:
 
     def __init__(self, name: str, manager: Any) -> None:
         try:
-            task = manager.load(name)["tasks"].get(name)
+            loaded = manager.load(name)
         except Exception as error:  # lm-eval's loaders raise whatever their libraries do
             raise T2Error(f"lm-eval's task {name!r} cannot be loaded for training ({type(error).__name__}: {error}).") from error
-        if task is None:
+        if loaded["groups"] or len(loaded["tasks"]) != 1:
             raise T2Error(f"{name!r} is a group of lm-eval's: name one of its tasks.")
+        ((name, task),) = loaded["tasks"].items()
         if task.OUTPUT_TYPE != "generate_until":
             raise T2Error(f"lm-eval's task {name!r} scores {task.OUTPUT_TYPE}, not generated text: there is no reply to reward.")
         if not task.has_training_docs():

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..harness.errors import T2Error, nearest
@@ -106,7 +107,7 @@ TASKS: dict[str, TrainTask] = {
 
 
 def train_task(name: str) -> TrainTask:
-    """Return a training task by name: one of `TASKS`, else the lm-eval task of that name.
+    """Return a training task: one of `TASKS`, else the lm-eval task of that name, or of that YAML file.
 
     Raises:
         T2Error: no such task (the nearest name is suggested), or one that cannot be trained on; says why.
@@ -116,10 +117,14 @@ def train_task(name: str) -> TrainTask:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
-    if name not in manager.all_tasks:
-        raise T2Error(f"Unknown training task {name!r}.{nearest(name, [*TASKS, *manager.all_subtasks])}")
+    if name not in manager.all_tasks and not (name.endswith(".yaml") and Path(name).is_file()):
+        close = nearest(name, [*TASKS, *manager.all_subtasks]).partition(" Known:")[0]
+        raise T2Error(
+            f"Unknown training task {name!r}.{close} It is one of {', '.join(TASKS)}, dispatch, a task that `lm_eval ls tasks` lists, or the "
+            "YAML file of one."
+        )
     task = LmEvalTask(name, manager)
-    return TrainTask(f"lm-eval's {name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows)
+    return TrainTask(f"lm-eval's {task.name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows)
 
 
 @dataclass(frozen=True)

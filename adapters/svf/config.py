@@ -31,7 +31,7 @@ class SvfConfig(PeftConfig):
         svf_form: ``scale``: z multiplies σ (the paper). ``renormalised``: the stored number is the reference code's raw p,
             z = sigmoid(p) · Σσ / Σ(σ sigmoid(p)).
         base_fingerprint: `t2.adapters.svf.fingerprint` of the adapted matrices that z was trained on. Where set, injecting into
-            other weights is refused. Filled in by t2's trainer.
+            other weights is refused. Filled in where a new adapter is made, by any trainer.
 
     Raises:
         ValueError: an unknown `svf_form`.

@@ -7,7 +7,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from .config import ATTENTION, MLP
-from .fingerprint import check_fingerprint
+from .fingerprint import check_fingerprint, fingerprint
 from .layer import Linear, SvfLayer
 
 
@@ -44,14 +44,16 @@ class SvfModel(BaseTuner):
         self._replace_module(parent, target_name, module, target)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
-        """As in PEFT, and refuse an adapter that was trained on other weights.
+        """As in PEFT; a new adapter is told the weights that it is for, and one that was trained on others is refused.
 
         Raises:
             AdapterError: the adapted weights are not those of the config's `base_fingerprint`.
         """
         result = super().inject_adapter(model, adapter_name, *args, **kwargs)
-        expected = getattr(self.peft_config[adapter_name], "base_fingerprint", None)
-        if expected:
-            layers = {n: m.base_weight() for n, m in model.named_modules() if isinstance(m, SvfLayer) and adapter_name in m.svf_z}
-            check_fingerprint(layers, expected, what=f"Adapter {adapter_name!r}")
+        config: Any = self.peft_config[adapter_name]
+        layers = {n: m.base_weight() for n, m in model.named_modules() if isinstance(m, SvfLayer) and adapter_name in m.svf_z}
+        if config.base_fingerprint:
+            check_fingerprint(layers, config.base_fingerprint, what=f"Adapter {adapter_name!r}")
+        elif not config.inference_mode and not any(weight.is_meta for weight in layers.values()):
+            config.base_fingerprint = fingerprint(layers)
         return result

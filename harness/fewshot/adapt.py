@@ -80,7 +80,7 @@ class AdaptOptions:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"--{name.replace('_', '-')} must be at least {least}; got {getattr(self, name)}."
+            f"--{name} must be at least {least}; got {getattr(self, name)}."
             for name, least in (("shots", 1), ("select", 0), ("iterations", 1), ("population", 2), ("batch_size", 1))
             if getattr(self, name) < least
         ]
@@ -148,7 +148,9 @@ def _check_finished(path: Path, settings: dict[str, Any]) -> None:
     if made != settings:
         old = made if isinstance(made, dict) else {}
         other = [name for name in settings if settings[name] != old.get(name)]
-        raise T2Error(f"{path} is there already, made with another {', '.join(other)}. Choose another --output, or delete it.")
+        raise T2Error(
+            f"{path} is there already, made with another {', '.join(other)}. Choose another --output (of `t2 eval`: --mixtures), or delete it."
+        )
     log.info("%s is there already, made with these settings: nothing to do.", path)
 
 

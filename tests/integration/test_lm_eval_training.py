@@ -52,6 +52,17 @@ def test_a_task_of_lm_eval_is_trained_on_as_it_is_scored(tasks):
     assert task.correct([doc] * 4, ["5", "it is 5\n6", "6\n5", "five"]) == [True, True, False, False]
 
 
+def test_a_task_of_ones_own_is_named_by_its_file_which_lm_eval_needs_not_know(tasks, tmp_path, tmp_path_factory):
+    own = tmp_path_factory.mktemp("own") / "law.yaml"
+    config = {**json.loads((tmp_path / "t2_sums.yaml").read_text()), "task": "law", "doc_to_text": "ASK"}
+    own.write_text(json.dumps(config).replace('"ASK"', "!function ask.ask"))
+    own.with_name("ask.py").write_text("def ask(doc):\n    return f'What is {doc[\"q\"]}?'\n")
+    task = train_task(str(own))
+    doc = {"q": "2 + 3", "a": "5"}
+    assert (task.prompt(doc), task.dataset, len(split_halves(task, 0).train)) == ("What is 2 + 3?", "lm-eval's law", 10)
+    assert task.correct([doc] * 2, ["it is 5", "6"]) == [True, False]
+
+
 def test_of_several_answers_the_first_is_learned_and_one_stop_sequence_is_one(tasks):
     task = train_task("t2_answers")
     doc = {"q": "2 + 3", "a": "5"}
@@ -70,7 +81,8 @@ def test_an_empty_stop_sequence_stops_nothing(tasks):
         ("t2_leaky", "names its split 'test' as training split, and scores it too: t2 never trains on what is scored"),
         ("t2_choice", "scores multiple_choice, not generated text"),
         ("t2_group", "'t2_group' is a group of lm-eval's: name one of its tasks"),
-        ("t2_sumz", r"Did you mean 't2_sums'\?"),
+        ("t2_sumz", r"Did you mean 't2_sums'\? It is one of arc_easy, .*, dispatch, a task that `lm_eval ls tasks` lists, or the YAML file"),
+        ("law.yaml", r"Unknown training task 'law\.yaml'\..* It is one of"),
     ],
 )
 def test_what_cannot_be_trained_on_says_why(tasks, name, message):

@@ -13,6 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from transformers.utils.quantization_config import QuantizationMethod
 
 from t2.harness.cache_key import facts_key
 from t2.harness.errors import T2Error
@@ -281,6 +282,20 @@ def test_experts_of_another_base_are_refused(world, tmp_path):
     other = tiny.save(tmp_path / "other", seed=2)
     with pytest.raises(T2Error, match="fingerprint"):
         T2LM(str(other), experts=world.experts)
+
+
+def test_quantised_weights_are_for_the_base_alone(world, monkeypatch):
+    create = HFLM._create_model
+
+    def quantised(lm, *args, **kwargs):
+        create(lm, *args, **kwargs)
+        lm.model.quantization_method = QuantizationMethod.BITS_AND_BYTES  # as transformers marks what it has quantised
+
+    monkeypatch.setattr(HFLM, "_create_model", quantised)
+    for args in ({}, {"experts": world.experts}, {"strategy": "expert:math", "experts": world.experts}):
+        with pytest.raises(T2Error, match=r"has bitsandbytes weights, whose singular values cannot be scaled: .* or strategy=base"):
+            T2LM(world.base, batch_size=4, **args)
+    assert T2LM(world.base, strategy="base", batch_size=4).generate_until(questions())
 
 
 def test_a_model_without_experts_acts_as_the_base_and_says_so(world, caplog):

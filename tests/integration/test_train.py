@@ -168,6 +168,8 @@ def test_learns_and_resumes_to_the_same_numbers_after_kill_and_nan(run, tiny, tm
     whole = run("whole")
     output, _ = whole.communicate(timeout=200)
     assert whole.returncode == 0, output
+    expert = tmp_path / "whole/parity/expert/parity"
+    assert f"--model_args pretrained={tiny},experts={expert},strategy=expert:parity --apply_chat_template" in output
 
     events = numbers(tmp_path / "whole")
     first, last = ([e for e in events if e["event"] == "validation"][i] for i in (0, -1))

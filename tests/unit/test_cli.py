@@ -1,17 +1,29 @@
 """The command `t2`: quick to start, one message for an error of the user's, no traceback."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 
 import pytest
 
 from t2 import __version__
+from t2.baselines.config import TrainConfig
 from t2.harness import cli
 from t2.harness.errors import T2Error
 
 
 def run(*argv, **options):
     return subprocess.run([sys.executable, "-m", "t2.harness.cli", *argv], capture_output=True, text=True, timeout=60, **options)
+
+
+def test_help_of_train_tells_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    for setting in dataclasses.fields(TrainConfig):
+        assert re.search(rf"^  (.*, )?{setting.name}[=:]", text, re.MULTILINE), setting.name
+    assert "\n  name: " in text and "\n  model=null: " in text and "\n  lora_r=16, lora_alpha=32, lora_dropout=0.05: " in text
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel, PeftType, get_peft_model
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
@@ -285,8 +285,8 @@ def test_parameter_counts_of_the_paper():
 def test_another_base_is_refused(tmp_path):
     base = tiny()
     layers = {n: m.weight for n, m in base.named_modules() if n.endswith("q_proj")}
-    config = SvfConfig(target_modules=["q_proj"], base_fingerprint=fingerprint(layers))
-    get_peft_model(copy.deepcopy(base), config).save_pretrained(tmp_path)
+    get_peft_model(copy.deepcopy(base), SvfConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).base_fingerprint == fingerprint(layers)
     PeftModel.from_pretrained(copy.deepcopy(base).bfloat16(), tmp_path)  # the same base at another precision is rounded, so:
     torch.manual_seed(7)
     other = tiny()
