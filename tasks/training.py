@@ -120,8 +120,8 @@ def train_task(name: str) -> TrainTask:
     if name not in manager.all_tasks and not (name.endswith(".yaml") and Path(name).is_file()):
         close = nearest(name, [*TASKS, *manager.all_subtasks]).partition(" Known:")[0]
         raise T2Error(
-            f"Unknown training task {name!r}.{close} It is one of {', '.join(TASKS)}, dispatch, a task that `lm_eval ls tasks` lists, or the "
-            "YAML file of one."
+            f"Unknown training task {name!r}.{close} It is one of {', '.join(TASKS)}, dispatch, a task that `lm_eval ls tasks` lists, or "
+            "the YAML file of one."
         )
     task = LmEvalTask(name, manager)
     return TrainTask(f"lm-eval's {task.name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows)

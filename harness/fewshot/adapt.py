@@ -149,7 +149,8 @@ def _check_finished(path: Path, settings: dict[str, Any]) -> None:
         old = made if isinstance(made, dict) else {}
         other = [name for name in settings if settings[name] != old.get(name)]
         raise T2Error(
-            f"{path} is there already, made with another {', '.join(other)}. Choose another --output (of `t2 eval`: --mixtures), or delete it."
+            f"{path} is there already, made with another {', '.join(other)}. Choose another --output (of `t2 eval`: --mixtures), or "
+            "delete it."
         )
     log.info("%s is there already, made with these settings: nothing to do.", path)
 

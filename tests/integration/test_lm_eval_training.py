@@ -81,7 +81,7 @@ def test_an_empty_stop_sequence_stops_nothing(tasks):
         ("t2_leaky", "names its split 'test' as training split, and scores it too: t2 never trains on what is scored"),
         ("t2_choice", "scores multiple_choice, not generated text"),
         ("t2_group", "'t2_group' is a group of lm-eval's: name one of its tasks"),
-        ("t2_sumz", r"Did you mean 't2_sums'\? It is one of arc_easy, .*, dispatch, a task that `lm_eval ls tasks` lists, or the YAML file"),
+        ("t2_sumz", r"Did you mean 't2_sums'\? It is one of arc_easy, .*, dispatch, a task that `lm_eval ls tasks` lists, or the YAML"),
         ("law.yaml", r"Unknown training task 'law\.yaml'\..* It is one of"),
     ],
 )
