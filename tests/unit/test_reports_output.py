@@ -104,11 +104,27 @@ def test_runs_table_tells_trained_parameters_and_memory():
     assert {line[12] for line in cells.values()} == {"1,024"}
 
 
-def test_trained_parameters_of_an_adapter_are_what_the_model_has_more():
-    base = write("a/results_1.json", result(acc(10), args={"pretrained": "m"}, model_num_parameters=1000))
-    lora = write("b/results_1.json", result(acc(20), args={"pretrained": "m", "peft": "p"}, model_num_parameters=1016))
-    content = collect([base, lora], Options())
-    assert [row.trainable(to) for row, to in zip(content.board.rows, content.board.bases, strict=True)] == [0, 16]
+def trained(content):
+    return {row.label: row.trainable(to) for row, to in zip(content.board.rows, content.board.bases, strict=True)}
+
+
+@pytest.mark.parametrize("model", ["hf", "t2"])
+def test_trained_parameters_of_an_adapter_are_what_the_model_has_more(model):
+    for name, size, args in (("a", 1000, {}), ("b", 1016, {"peft": "p"})):
+        t2 = t2_section("base", base=name) if model == "t2" else None
+        write(f"r/{name}/results_1.json", result(acc(10), model, {"pretrained": "m", **args}, t2=t2, model_num_parameters=size))
+    assert list(trained(collect(["r"], Options())).values()) == [0, 16]
+
+
+def test_a_model_that_an_adapter_was_merged_into_is_no_base_with_nothing_trained():
+    arguments = everything()
+    t2 = t2_section("base", base="0ther")
+    write("runs/z/results_1.json", result({"arc_easy": {"acc,none": share(40, 100)}}, "t2", {"pretrained": "merged/dora"}, t2=t2))
+    content = collect(arguments, Options())
+    sizes = trained(content)
+    assert (sizes["t2 base"], sizes["t2 base dora"]) == (0, None)
+    drawn = pictures._parameters(content.board)
+    assert drawn and "t2 base dora" not in drawn.axes[0].get_legend_handles_labels()[1]
 
 
 def test_the_command_that_makes_such_a_file():
