@@ -80,7 +80,7 @@ def command(run: Run) -> str:
     if run.settings["chat template"] != "no":
         words.append("--apply_chat_template")
     if run.settings["seeds"] not in (_SEEDS, "unknown"):
-        words += ["--seed", ",".join(part.split(" ")[1] for part in run.settings["seeds"].split(", "))]
+        words += ["--seed", ",".join(part.split(" ")[-1] for part in run.settings["seeds"].split(", "))]
     return shlex.join(words)
 
 

@@ -137,16 +137,24 @@ def test_a_metric_alone_means_the_same_filter_to_the_report_and_to_the_gate(here
     assert gated([path], lambda task: "exact_match").tasks["task"].filter == "flexible-extract"
 
 
-def test_lower_is_better_is_neither_percent_nor_normalised(here):
+@pytest.mark.parametrize("told", [{"wiki": {"word_perplexity": False}}, {}], ids=["told", "by name"])
+def test_lower_is_better_is_neither_percent_nor_normalised(here, told):
     paths = []
     for name, value in (("a", 20.0), ("b", 10.0)):
         data = result({"wiki": {"word_perplexity,none": {"value": value, "stderr": 0.1, "n": 50}}}, args={"pretrained": "m", "x": name})
-        data["higher_is_better"]["wiki"]["word_perplexity"] = False
+        data["higher_is_better"] = told
         paths.append(write(f"{name}/results_1.json", data))
     text = report(paths, names=[f"{paths[0]}=first", f"{paths[1]}=second"])
     assert "word_perplexity ↓" in text
     assert line(text, "first")[1] == "20 ± 0.1 [19.8, 20.2]"
     assert line(text, "second")[1] == "10 ± 0.1 [9.804, 10.2]"
+
+
+def test_what_is_lower_is_better_by_name_is_lm_evals_list():
+    registry = pytest.importorskip("lm_eval.api.registry")
+    pytest.importorskip("lm_eval.api.metrics")
+    known = registry.HIGHER_IS_BETTER_REGISTRY
+    assert {name for name in known if registry.is_higher_better(name) is False} == load._LOWER_IS_BETTER
 
 
 # --- the base row
@@ -517,7 +525,7 @@ def test_any_wrong_value_anywhere_is_survived_or_a_clear_error(here):
     other = write("other/results_1.json", result(acc(10), args={"pretrained": "m"}))
     reports = errors = 0
     for path in list(nodes(GOOD))[1:]:
-        for value in (None, -1, 1e400, math.nan, "x", [], {"x": {"y": 1}}):
+        for value in (None, -1, 1e300, 1e400, 10**400, math.nan, "x", [], {"x": {"y": 1}}):
             data = copy.deepcopy(GOOD)
             change(data, path, value)
             file = write("results_1.json", data)
@@ -557,6 +565,9 @@ def test_output_that_cannot_be_written(here):
     with pytest.raises(ReportError, match="cannot be written"):
         main([path, "--output", "file/report.md"])
     assert Path("file").read_text() == "x"
+    Path("loop").symlink_to("loop")
+    with pytest.raises(ReportError, match=r"loop/report\.md: cannot be written"):
+        main([path, "--output", "loop/report.md"])
 
 
 def test_a_failed_report_leaves_the_old_one(here):

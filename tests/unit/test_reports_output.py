@@ -141,6 +141,12 @@ def test_the_command_that_makes_such_a_file():
     )
 
 
+@pytest.mark.parametrize(("seed", "told"), [(None, "0,None,1234,1234<"), ([1, 2], "0,[1,2],1234,1234<")])
+def test_the_command_keeps_each_seed_in_its_place(seed, told):
+    text = report([write("results_1.json", result(acc(10), numpy_seed=seed))])
+    assert "--seed " + told in text.replace("\\", "").replace("'", "")
+
+
 def test_the_command_says_zero_shots():
     text = report([write("results_1.json", result(acc(10)))])
     assert "--tasks arc --num_fewshot 0 --batch_size 1" in text, "a task's own default may be another number"
@@ -148,12 +154,22 @@ def test_the_command_says_zero_shots():
 
 def test_damaged_curves_are_told_and_left_out():
     everything()
-    write("runs/cut/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": 0.1}\n{"event": "va')
-    write("runs/nan/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": NaN}\n')
+    whole = '{"event": "validation", "step": 0, "accuracy": 0.1}\n'
+    damaged = {
+        "cut": (whole + '{"event": "va', ", line 2 is not JSON"),
+        "deep": ("[" * 100_000, ", line 1 is not JSON"),
+        "long": (whole.replace("0,", f"{10**400},"), ", line 1: `step` is 1000"),
+        "nan": (whole.replace("0.1", "NaN"), ", line 1: `accuracy` is nan"),
+        "null": (whole + '{"event": "train", "step": 1, "reward": null}', ", line 2: `reward` is None"),
+        "text": (whole + '{"event": "train", "step": 1, "reward": "x"}', ", line 2: `reward` is 'x'"),
+    }
+    for name, (text, _) in damaged.items():
+        write(f"runs/{name}/curve.jsonl", text)
     content = collect(["runs"], Options())
     assert list(content.curves) == ["runs/expert"]
-    assert [note for note in content.notes if "runs/cut/curve.jsonl, line 2 is not JSON" in note]
-    assert [note for note in content.notes if "runs/nan/curve.jsonl, line 1: `accuracy` is nan" in note]
+    notes = [note for note in content.notes if "curve.jsonl" in note]
+    for note, (name, (_, said)) in zip(notes, damaged.items(), strict=True):
+        assert note.startswith(f"runs/{name}/curve.jsonl{said}")
 
 
 def test_curves_alone_are_no_report():
