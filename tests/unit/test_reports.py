@@ -493,6 +493,17 @@ def test_a_search_passes_by_other_files(here):
     assert "it was made with --predict_only, which scores nothing. Left out." in text.replace("\\_", "_")
 
 
+def test_a_search_goes_through_links_to_each_folder_once(here):
+    write("r/near/results_1.json", result(acc(10), args={"pretrained": "m"}))
+    write("far/results_1.json", result(acc(20), args={"pretrained": "n"}))
+    write("far/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": 0.1}\n')
+    for name, target in (("link", "../far"), ("again", "../far"), ("loop", ".")):
+        Path("r", name).symlink_to(target)
+    content = collect(["r"], Options())
+    assert [row.label for row in content.board.rows] == ["hf n", "hf m"]
+    assert list(content.curves) == ["r/again"] and not content.notes
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
