@@ -18,7 +18,7 @@ def choose_bases(rows: Sequence[Row], name: str | None, tasks: Iterable[str]) ->
     Args:
         rows: all rows of the report.
         name: a label (or a part that only one label has); that row is then everyone's base. None: each row gets the base
-            row of its own model: a t2 run with `strategy=base`, else an `hf` run without adapter, else a vLLM or SGLang
+            row of its own model, without adapter: a t2 run with `strategy=base`, else an `hf` run, else a vLLM or SGLang
             one; of several the one that shares the most comparable tasks.
         tasks: the leaderboard's.
 
@@ -46,23 +46,23 @@ def _best(row: Row, candidates: Sequence[Row], tasks: Sequence[str]) -> Row | No
 
 def _rank(row: Row) -> int | None:
     run = row.first
-    if run.t2:
-        return 0 if run.t2.strategy == "base" else None
     if row.adapters:
         return None
+    if run.t2:
+        return 0 if run.t2.strategy == "base" else None
     return 1 if run.model in _HF else 2 if run.model in _LOCAL else None
 
 
 def same_model(a: Row, b: Row) -> bool:
     """Whether two rows start from the same weights, as far as their files tell.
 
-    t2 files carry a fingerprint. Else names decide (full, or the last part of a path). Where a file has none, the number of
-    parameters decides.
+    t2 files carry a fingerprint, which under an adapter is of the adapted weights. Else names decide (full, or the last part of
+    a path). Where a file has none, the number of parameters decides.
     """
     if a is b:
         return True
     one, two = a.first, b.first
-    if one.t2 and two.t2 and one.t2.base and two.t2.base:
+    if one.t2 and two.t2 and one.t2.base and two.t2.base and not (a.adapters or b.adapters):
         return one.t2.base == two.t2.base
     names = [row.model or row.first.default for row in (a, b)]
     if names[0] and names[1]:

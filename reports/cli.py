@@ -12,7 +12,7 @@ from .base import choose_bases
 from .dispatch import confusions
 from .document import Content, compose
 from .errors import ReportError
-from .files import CURVES, find
+from .files import CURVES, find, walk
 from .leaderboard import build, choose_keys, subtasks, top_tasks
 from .load import Run, load_all
 from .metrics import find_score, parse_choices
@@ -121,7 +121,7 @@ def _curves(paths: Sequence[str | Path]) -> tuple[dict[str, list[dict[str, Any]]
     """Return the learning curves of training runs in the folders given, by folder, and notes on those that cannot be read."""
     found, notes = {}, []
     for folder in map(Path, paths):
-        for file in sorted(path for name in CURVES for path in folder.rglob(name)) if folder.is_dir() else ():
+        for file in sorted(path for path in walk(folder) if path.name in CURVES):
             try:
                 found[file.parent.as_posix()] = events(file)
             except ReportError as error:

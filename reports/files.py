@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,24 @@ def find(arguments: Sequence[str | Path]) -> list[Found]:
     return list(found.values())
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder and below it but folders; through links too, each real folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in names)
+
+
 def _in_folder(folder: Path) -> list[Found]:
-    files = sorted(p for p in folder.rglob("*.json") if p.is_file() and (_RESULTS.fullmatch(p.name) or _DATED.fullmatch(p.name)))
-    if not files and any(next(folder.rglob(name), None) for name in CURVES):
+    files = sorted(p for p in walk(folder) if (_RESULTS.fullmatch(p.name) or _DATED.fullmatch(p.name)) and p.is_file())
+    if not files and any(p.name in CURVES for p in walk(folder)):
         return []  # a training run: it has curves to show, which is enough beside results
     if not files:
-        samples = any(folder.rglob("samples_*.jsonl"))
+        samples = any(p.match("samples_*.jsonl") for p in walk(folder))
         extra = " It holds samples_*.jsonl only: the results_*.json written beside them is missing." if samples else ""
         raise ReportError(f"{folder}: no lm-eval result file in this folder or below it.{extra} {_HOW}.")
     return [Found(p, named=False) for p in files]

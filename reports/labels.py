@@ -41,9 +41,12 @@ def label_rows(rows: Sequence[Row]) -> None:
         differ = [key for key in dict.fromkeys(k for d in details for k in d) if len({d.get(key) for d in details}) > 1]
         for row, detail in zip(twins, details, strict=True):
             row.label = ", ".join([row.label, *(f"{key}={detail.get(key, 'none')}" for key in differ)])
-    for twins in _twins(rows):
-        for i, row in enumerate(twins[1:], 2):
-            row.label += f" #{i}"
+    taken = set(given)
+    for row in (row for row in rows if row.forced is None):
+        label, i = row.label, 1
+        while row.label in taken:
+            row.label = f"{label} #{(i := i + 1)}"
+        taken.add(row.label)
 
 
 def _twins(rows: Sequence[Row]) -> list[list[Row]]:
@@ -74,6 +77,7 @@ def _details(row: Row) -> dict[str, str]:
         details["calibrate"] = {None: "", True: "yes", False: "no"}[run.t2.calibrate]
         details["experts"] = " ".join(f"{name}:{sha[:8]}" for name, sha in sorted(run.t2.experts.items())) or "none"
         details["base"] = run.t2.base[:8]
+        details["probe"] = run.t2.probe[:8] or "none"
     shots = sorted({task.n_shot for task in run.tasks.values() if task.n_shot})
     documents = sorted({task.n for name, task in run.tasks.items() if task.n and name not in run.groups})
     return details | {"few-shot": "/".join(shots), "documents": "/".join(map(str, documents))}

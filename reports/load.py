@@ -20,6 +20,8 @@ _DEFINITION = (
     "description", "doc_to_text", "doc_to_target", "doc_to_choice", "process_docs", "process_results", "output_type",
     "generation_kwargs", "metric_list", "filter_list", "repeats", "target_delimiter", "fewshot_delimiter", "test_split", "gen_prefix",
 )  # fmt: skip
+# The metrics that lm-eval registers as such, for files that do not say which way is better.
+_LOWER_IS_BETTER = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"})
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -160,15 +162,13 @@ def leaves(name: str, groups: Mapping[str, tuple[str, ...]], above: tuple[str, .
 
 def _task(data: dict[str, Any], name: str, row: dict[str, Any]) -> TaskResult:
     counts = _dict(_dict(data, "n-samples"), name)
-    n = _number(counts.get("effective", row.get("sample_len")))
-    original = _number(counts.get("original"))
     shots, version = _dict(data, "n-shot").get(name), _dict(data, "versions").get(name)
     config = _dict(_dict(data, "configs"), name)
     return TaskResult(
         name=name,
         scores=_scores(row, _dict(_dict(data, "higher_is_better"), name)),
-        n=int(n) if n and n >= 1 else None,
-        original=int(original) if original and original >= 1 else None,
+        n=_count(counts.get("effective", row.get("sample_len"))),
+        original=_count(counts.get("original")),
         n_shot=None if shots is None else _text(shots),
         version=None if version in (None, "N/A", "Yaml") else _version(version),
         task_hash=_text(_dict(data, "task_hashes").get(name)) or None,
@@ -188,7 +188,10 @@ def _scores(row: dict[str, Any], better: dict[str, Any]) -> tuple[Score, ...]:
         stderr = _number(row.get(f"{metric}_stderr,{filter_name}" if filter_name else f"{metric}_stderr"))
         if stderr is not None and stderr < 0:
             stderr = None
-        scores.append(Score(metric, filter_name or "none", float(value), stderr, better.get(metric) is not False))
+        number = _number(value) if isinstance(value, int) else value  # one may be too long for a float
+        said = better.get(metric)
+        higher = said if isinstance(said, bool) else metric not in _LOWER_IS_BETTER
+        scores.append(Score(metric, filter_name or "none", math.nan if number is None else number, stderr, higher))
     return tuple(scores)
 
 
@@ -204,8 +207,8 @@ def _settings(data: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
         "few-shot as multi-turn": "yes" if data.get("fewshot_as_multiturn") and data.get("chat_template") else "no",
         "gen_kwargs": ",".join(f"{name}={value}" for name, value in parse_model_args(config.get("gen_kwargs")).items()) or "none",
     }
-    seeds = {key: _text(config.get(f"{key}_seed")) for key in ("random", "numpy", "torch", "fewshot")}
-    return settings | {"seeds": ", ".join(f"{key} {value}" for key, value in seeds.items() if value) or "unknown"}
+    seeds = [f"{key} {config[f'{key}_seed']}" for key in ("random", "numpy", "torch", "fewshot") if f"{key}_seed" in config]
+    return settings | {"seeds": ", ".join(seeds) or "unknown"}
 
 
 def _info(data: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
@@ -245,6 +248,12 @@ def _text(value: Any) -> str:
 def _version(value: Any) -> str:
     number = _number(value)
     return _text(value) if number is None else f"{number:g}"  # groups say "1.0" where tasks say 1.0
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of documents, None for what can be none."""
+    number = _number(value)
+    return int(number) if number and 1 <= number < 1e15 else None
 
 
 def _number(value: Any) -> float | None:

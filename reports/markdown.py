@@ -17,7 +17,7 @@ _LINK = re.compile(r"(?i)\b(https?|ftp)://|\bwww\.")
 # Mentions notify people, addresses become links; pass@1 is neither.
 _MENTION = re.compile(r"@(?!(?<=[A-Za-z]@)\d+(?![\w.]))")
 # What opens a heading or a list at the start of a line.
-_OPENING = re.compile(r"^[#+=-]")
+_OPENING = re.compile(r"^(?:(?=[#+=-])|(\d{1,9})(?=[.)](?: |$)))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
@@ -61,7 +61,7 @@ def inline(text: Text) -> str:
     """Return a text with its bold and code."""
     parts = spans(text)
     line = "".join(_span(part) for part in parts).strip()
-    return "\\" + line if isinstance(parts[0], str) and _OPENING.match(line) else line
+    return _OPENING.sub(r"\1\\", line) if isinstance(parts[0], str) else line
 
 
 def _span(part: str | Span) -> str:

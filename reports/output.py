@@ -60,7 +60,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         ReportError: no permission, disk full, or a folder of that name.
     """
-    target = path.resolve()  # through links: the link stays, its file is replaced
+    try:
+        target = path.resolve()  # through links: the link stays, its file is replaced
+    except RuntimeError as error:  # links in a circle
+        raise ReportError(f"{path}: cannot be written ({error}). Choose another --output.") from error
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         if target.exists() and not target.is_file() and not target.is_dir():

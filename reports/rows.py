@@ -68,13 +68,18 @@ class Row:
         return max((run.t2.peak_memory for run in self.runs if run.t2 and run.t2.peak_memory), default=None)
 
     def trainable(self, base: "Row | None") -> int | None:
-        """Trained parameters: as t2 records them, else by how many the model has more than its base row; None if not known."""
-        if self.first.t2:
-            return self.first.t2.trainable
-        if base is self:
-            return 0
+        """Trained parameters: of the experts, as t2 records them; of an adapter, as many as the model has more than its base row.
+
+        0 for a base row, and for others of the same weights; None if not known.
+        """
+        t2, its = self.first.t2, base.first.t2 if base else None
+        if t2 and t2.strategy != "base":
+            return t2.trainable
+        if not self.adapters:
+            # `strategy=base` also runs models that an adapter was merged into; the fingerprint tells.
+            return 0 if base is self or (t2 and its and t2.base and t2.base == its.base) else None
         sizes = [row.first.info.get("parameters", "") for row in (self, base) if row]
-        if not self.adapters or len(sizes) < 2 or not all(size.isdecimal() for size in sizes):
+        if len(sizes) < 2 or not all(size.isdecimal() for size in sizes):
             return None
         return int(sizes[0]) - int(sizes[1]) or None
 
@@ -149,12 +154,13 @@ def _merge(row: Row, run: Run) -> list[str] | None:
 
 
 def _conflict(a: TaskResult, b: TaskResult) -> bool:
-    return (a.n, a.n_shot, a.version, a.definition) != (b.n, b.n_shot, b.version, b.definition)
+    other = a.task_hash and b.task_hash and a.task_hash != b.task_hash  # it is there with `--log_samples` only
+    return bool(other) or (a.n, a.n_shot, a.version, a.definition) != (b.n, b.n_shot, b.version, b.definition)
 
 
 def _identity(run: Run) -> tuple[object, ...]:
     args = {key: value for key, value in run.args.items() if key not in PLACE_KEYS}
-    t2 = (run.t2.strategy, run.t2.dispatch, run.t2.calibrate, sorted(run.t2.experts.items()), run.t2.base) if run.t2 else None
+    t2 = run.t2 and (run.t2.strategy, run.t2.dispatch, run.t2.calibrate, sorted(run.t2.experts.items()), run.t2.base, run.t2.probe)
     return (run.model, sorted(args.items()), sorted(run.settings.items()), t2)
 
 

@@ -80,7 +80,7 @@ def command(run: Run) -> str:
     if run.settings["chat template"] != "no":
         words.append("--apply_chat_template")
     if run.settings["seeds"] not in (_SEEDS, "unknown"):
-        words += ["--seed", ",".join(part.split(" ")[1] for part in run.settings["seeds"].split(", "))]
+        words += ["--seed", ",".join(part.split(" ")[-1] for part in run.settings["seeds"].split(", "))]
     return shlex.join(words)
 
 
@@ -89,7 +89,8 @@ def _t2(run: Run) -> str:
         return ""
     experts = ", ".join(f"{name} {sha[:16]}" for name, sha in run.t2.experts.items()) or "none"
     calibrated = "" if run.t2.calibrate is None else f"calibrate {run.t2.calibrate}, "
-    how = f"strategy {run.t2.strategy}, dispatch {run.t2.dispatch or DASH}, {calibrated}base {run.t2.base[:16] or DASH}"
+    probe = f"probe {run.t2.probe[:16]}, " if run.t2.probe else ""
+    how = f"strategy {run.t2.strategy}, dispatch {run.t2.dispatch or DASH}, {calibrated}{probe}base {run.t2.base[:16] or DASH}"
     return f"{how}, experts {experts}, sandbox {run.t2.sandbox or DASH}"
 
 

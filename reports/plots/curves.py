@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from .canvas import colour, new, short, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NUMBERS = {"validation": ("step", "accuracy"), "train": ("step",)}
+_NUMBERS = {"validation": ("step", "accuracy"), "train": ("step", "reward")}
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -38,15 +37,16 @@ def events(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ReportError(
                 f"{file}, line {number} is not JSON: the run was cut off there. `t2 train` mends it when it goes on."
             ) from None
         if not isinstance(event, dict):
             raise ReportError(f"{file}, line {number} is no event of `t2 train`.")
         for name in _NUMBERS.get(str(event.get("event")), ()):
-            value = event.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            value = event.get(name, 0 if name == "reward" else None)  # `objective=ntp` has none
+            # `not abs(value) < …` also catches NaN; whole numbers of any size are legal in JSON, but no float.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
                 raise ReportError(f"{file}, line {number}: `{name}` is {value!r:.40}, not a number; the run is damaged there.")
         found.append(event)
     if not any(event.get("event") == "validation" for event in found):

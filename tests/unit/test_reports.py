@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from t2.reports import load
 from t2.reports.blocks import DASH
-from t2.reports.cli import main, report
+from t2.reports.cli import Options, collect, main, report
 from t2.reports.errors import ReportError
 from t2.reports.files import Found
-from t2.reports.load import load_all
 from t2.reports.metrics import parse_choices
 from t2.reports.regress.collect import collect as gated
 
@@ -125,7 +125,7 @@ def test_filters_without_a_rank_are_taken_in_the_files_order(here):
     for first in names:
         order = [first, *(name for name in names if name != first)]
         path = write("results_1.json", result({"task": {f"acc,{name}": share(5, 10) for name in order}}))
-        (run,), _ = load_all([Found(Path(path), named=True)])
+        (run,), _ = load.load_all([Found(Path(path), named=True)])
         assert parse_choices(["task=acc"], {"task": [run.tasks["task"]]}) == {"task": ("acc", first)}
 
 
@@ -137,16 +137,24 @@ def test_a_metric_alone_means_the_same_filter_to_the_report_and_to_the_gate(here
     assert gated([path], lambda task: "exact_match").tasks["task"].filter == "flexible-extract"
 
 
-def test_lower_is_better_is_neither_percent_nor_normalised(here):
+@pytest.mark.parametrize("told", [{"wiki": {"word_perplexity": False}}, {}], ids=["told", "by name"])
+def test_lower_is_better_is_neither_percent_nor_normalised(here, told):
     paths = []
     for name, value in (("a", 20.0), ("b", 10.0)):
         data = result({"wiki": {"word_perplexity,none": {"value": value, "stderr": 0.1, "n": 50}}}, args={"pretrained": "m", "x": name})
-        data["higher_is_better"]["wiki"]["word_perplexity"] = False
+        data["higher_is_better"] = told
         paths.append(write(f"{name}/results_1.json", data))
     text = report(paths, names=[f"{paths[0]}=first", f"{paths[1]}=second"])
     assert "word_perplexity ↓" in text
     assert line(text, "first")[1] == "20 ± 0.1 [19.8, 20.2]"
     assert line(text, "second")[1] == "10 ± 0.1 [9.804, 10.2]"
+
+
+def test_what_is_lower_is_better_by_name_is_lm_evals_list():
+    registry = pytest.importorskip("lm_eval.api.registry")
+    pytest.importorskip("lm_eval.api.metrics")
+    known = registry.HIGHER_IS_BETTER_REGISTRY
+    assert {name for name in known if registry.is_higher_better(name) is False} == load._LOWER_IS_BETTER
 
 
 # --- the base row
@@ -177,6 +185,15 @@ def test_adapter_is_no_base(here):
     text = report([lora])
     assert "Nothing is normalised" in text
     assert line(text, "hf m + p")[1] == "20.00 ± 4.02 [13.34, 28.88]"
+
+
+@pytest.mark.parametrize("model", ["hf", "t2"])
+def test_a_t2_run_with_an_adapter_is_no_base(here, model):
+    t2 = t2_section("base") if model == "t2" else None
+    base = write("a/results_1.json", result(acc(20), model=model, args={"pretrained": "org/m"}, t2=t2))
+    args = {"pretrained": "org/m", "strategy": "base", "peft": "out/lora"}
+    lora = write("b/results_1.json", result(acc(50), model="t2", args=args, t2=t2_section("base", base="of the adapted weights")))
+    assert line(report([base, lora]), "t2 base m + lora")[1].endswith("(2.50)")
 
 
 def test_base_option(here):
@@ -301,6 +318,15 @@ def test_a_later_smoke_run_does_not_hide_the_full_run(here):
     assert "100.00 ± 0.00 [51.01, 100.00]" in text
 
 
+@pytest.mark.parametrize(("hashes", "count"), [(("a", "b"), 2), (("a", "a"), 1), (("a", None), 1), ((None, None), 1)])
+def test_a_run_on_as_many_other_documents_gets_a_row_of_its_own(here, hashes, count):
+    for i, each in enumerate(hashes):
+        data = result(acc(10 + i), args={"pretrained": "m"}, date=i + 1.0, batch_size=i + 1)
+        write(f"r/results_{i}.json", data | {"task_hashes": {"arc": each * 64} if each else {}})
+    rows = [row for row in section(report(["r"]), "Leaderboard").splitlines() if row.startswith("| hf m")]
+    assert len(rows) == count
+
+
 def test_named_repeats_are_all_shown(here):
     paths = [write(f"{i}/results_1.json", result(acc(10 + i), args={"pretrained": "m"}, date=float(i + 1))) for i in range(3)]
     text = report(paths)
@@ -324,11 +350,19 @@ def test_alike_labels_are_told_apart_by_what_differs(here):
     assert "hf m, dtype=float32" in text and "hf m, dtype=bfloat16" in text
 
 
-def test_dispatch_settings_of_t2_make_rows(here):
-    for name, calibrate in (("a", True), ("b", False)):
-        write(f"r/{name}/results_1.json", result(acc(10), model="t2", t2=t2_section(calibrate=calibrate)))
+@pytest.mark.parametrize(
+    ("setting", "values", "shown", "told"),
+    [
+        ("calibrate", (True, False), ("yes", "no"), "calibrate True, base"),
+        ("probe", ("ab" * 32, None), ("abababab", "none"), "probe abababababababab, base"),
+    ],
+)
+def test_dispatch_settings_of_t2_make_rows(here, setting, values, shown, told):
+    for value in values:
+        write(f"r/{value}/results_1.json", result(acc(10), model="t2", t2=t2_section(**{setting: value})))
     text = report(["r"])
-    assert line(text, "t2 prompt (score), calibrate=yes") and line(text, "t2 prompt (score), calibrate=no")
+    assert all(line(text, f"t2 prompt (score), {setting}={each}") for each in shown)
+    assert text.count(told) == 1
 
 
 def test_names(here):
@@ -345,6 +379,13 @@ def test_names(here):
         report([a], names=[f"{a}="])
     with pytest.raises(ReportError, match="no run given has this path"):
         report([a], names=[f"{b}=x"])
+
+
+def test_a_label_of_the_users_is_no_other_rows_too(here):
+    a = write("a/results_1.json", result(acc(10), args={"pretrained": "m"}))
+    b = write("b/results_1.json", result(acc(20), args={"pretrained": "n"}))
+    content = collect([a, b], Options(names=[f"{a}=hf n"]))
+    assert [row.label for row in content.board.rows] == ["hf n", "hf n #2"]
 
 
 def test_tasks_missing_in_some_runs(here):
@@ -452,6 +493,17 @@ def test_a_search_passes_by_other_files(here):
     assert "it was made with --predict_only, which scores nothing. Left out." in text.replace("\\_", "_")
 
 
+def test_a_search_goes_through_links_to_each_folder_once(here):
+    write("r/near/results_1.json", result(acc(10), args={"pretrained": "m"}))
+    write("far/results_1.json", result(acc(20), args={"pretrained": "n"}))
+    write("far/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": 0.1}\n')
+    for name, target in (("link", "../far"), ("again", "../far"), ("loop", ".")):
+        Path("r", name).symlink_to(target)
+    content = collect(["r"], Options())
+    assert [row.label for row in content.board.rows] == ["hf n", "hf m"]
+    assert list(content.curves) == ["r/again"] and not content.notes
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -484,7 +536,7 @@ def test_any_wrong_value_anywhere_is_survived_or_a_clear_error(here):
     other = write("other/results_1.json", result(acc(10), args={"pretrained": "m"}))
     reports = errors = 0
     for path in list(nodes(GOOD))[1:]:
-        for value in (None, -1, 1e400, math.nan, "x", [], {"x": {"y": 1}}):
+        for value in (None, -1, 1e300, 1e400, 10**400, math.nan, "x", [], {"x": {"y": 1}}):
             data = copy.deepcopy(GOOD)
             change(data, path, value)
             file = write("results_1.json", data)
@@ -524,6 +576,9 @@ def test_output_that_cannot_be_written(here):
     with pytest.raises(ReportError, match="cannot be written"):
         main([path, "--output", "file/report.md"])
     assert Path("file").read_text() == "x"
+    Path("loop").symlink_to("loop")
+    with pytest.raises(ReportError, match=r"loop/report\.md: cannot be written"):
+        main([path, "--output", "loop/report.md"])
 
 
 def test_a_failed_report_leaves_the_old_one(here):

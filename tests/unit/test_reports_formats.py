@@ -65,6 +65,8 @@ HOSTILE = [
     "line\none\r\ntwo",
     "\\|",
     "1e5",
+    "1. one\n12) two",
+    "12) two",
     "名前 é 🙂",
     "tail\\",
 ]
@@ -91,12 +93,11 @@ def test_mentions_links_and_directions_do_not_act():
     assert "@" not in escape("a@1.com a@b @1 (@me")
 
 
-@pytest.mark.parametrize("text", ["# not a title", "- no list", "+ no list", "=", "1. one"])
+@pytest.mark.parametrize("text", ["# not a title", "- no list", "+ no list", "=", "1. one", "12)", "1.5"])
 def test_a_line_of_a_list_opens_nothing(text):
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py renders what GitHub would")
     tokens = markdown_it.MarkdownIt("commonmark").parse(markdown.render([Bullets([text])]))
-    assert sum(token.type == "bullet_list_open" for token in tokens) == 1
-    assert not any(token.type == "heading_open" for token in tokens)
+    assert [token.type for token in tokens if token.type.endswith("_open")] == ["bullet_list_open", "list_item_open", "paragraph_open"]
 
 
 def everything(text):

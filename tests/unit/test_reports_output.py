@@ -104,11 +104,27 @@ def test_runs_table_tells_trained_parameters_and_memory():
     assert {line[12] for line in cells.values()} == {"1,024"}
 
 
-def test_trained_parameters_of_an_adapter_are_what_the_model_has_more():
-    base = write("a/results_1.json", result(acc(10), args={"pretrained": "m"}, model_num_parameters=1000))
-    lora = write("b/results_1.json", result(acc(20), args={"pretrained": "m", "peft": "p"}, model_num_parameters=1016))
-    content = collect([base, lora], Options())
-    assert [row.trainable(to) for row, to in zip(content.board.rows, content.board.bases, strict=True)] == [0, 16]
+def trained(content):
+    return {row.label: row.trainable(to) for row, to in zip(content.board.rows, content.board.bases, strict=True)}
+
+
+@pytest.mark.parametrize("model", ["hf", "t2"])
+def test_trained_parameters_of_an_adapter_are_what_the_model_has_more(model):
+    for name, size, args in (("a", 1000, {}), ("b", 1016, {"peft": "p"})):
+        t2 = t2_section("base", base=name) if model == "t2" else None
+        write(f"r/{name}/results_1.json", result(acc(10), model, {"pretrained": "m", **args}, t2=t2, model_num_parameters=size))
+    assert list(trained(collect(["r"], Options())).values()) == [0, 16]
+
+
+def test_a_model_that_an_adapter_was_merged_into_is_no_base_with_nothing_trained():
+    arguments = everything()
+    t2 = t2_section("base", base="0ther")
+    write("runs/z/results_1.json", result({"arc_easy": {"acc,none": share(40, 100)}}, "t2", {"pretrained": "merged/dora"}, t2=t2))
+    content = collect(arguments, Options())
+    sizes = trained(content)
+    assert (sizes["t2 base"], sizes["t2 base dora"]) == (0, None)
+    drawn = pictures._parameters(content.board)
+    assert drawn and "t2 base dora" not in drawn.axes[0].get_legend_handles_labels()[1]
 
 
 def test_the_command_that_makes_such_a_file():
@@ -125,6 +141,12 @@ def test_the_command_that_makes_such_a_file():
     )
 
 
+@pytest.mark.parametrize(("seed", "told"), [(None, "0,None,1234,1234<"), ([1, 2], "0,[1,2],1234,1234<")])
+def test_the_command_keeps_each_seed_in_its_place(seed, told):
+    text = report([write("results_1.json", result(acc(10), numpy_seed=seed))])
+    assert "--seed " + told in text.replace("\\", "").replace("'", "")
+
+
 def test_the_command_says_zero_shots():
     text = report([write("results_1.json", result(acc(10)))])
     assert "--tasks arc --num_fewshot 0 --batch_size 1" in text, "a task's own default may be another number"
@@ -132,12 +154,22 @@ def test_the_command_says_zero_shots():
 
 def test_damaged_curves_are_told_and_left_out():
     everything()
-    write("runs/cut/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": 0.1}\n{"event": "va')
-    write("runs/nan/curve.jsonl", '{"event": "validation", "step": 0, "accuracy": NaN}\n')
+    whole = '{"event": "validation", "step": 0, "accuracy": 0.1}\n'
+    damaged = {
+        "cut": (whole + '{"event": "va', ", line 2 is not JSON"),
+        "deep": ("[" * 100_000, ", line 1 is not JSON"),
+        "long": (whole.replace("0,", f"{10**400},"), ", line 1: `step` is 1000"),
+        "nan": (whole.replace("0.1", "NaN"), ", line 1: `accuracy` is nan"),
+        "null": (whole + '{"event": "train", "step": 1, "reward": null}', ", line 2: `reward` is None"),
+        "text": (whole + '{"event": "train", "step": 1, "reward": "x"}', ", line 2: `reward` is 'x'"),
+    }
+    for name, (text, _) in damaged.items():
+        write(f"runs/{name}/curve.jsonl", text)
     content = collect(["runs"], Options())
     assert list(content.curves) == ["runs/expert"]
-    assert [note for note in content.notes if "runs/cut/curve.jsonl, line 2 is not JSON" in note]
-    assert [note for note in content.notes if "runs/nan/curve.jsonl, line 1: `accuracy` is nan" in note]
+    notes = [note for note in content.notes if "curve.jsonl" in note]
+    for note, (name, (_, said)) in zip(notes, damaged.items(), strict=True):
+        assert note.startswith(f"runs/{name}/curve.jsonl{said}")
 
 
 def test_curves_alone_are_no_report():
