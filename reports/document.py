@@ -172,8 +172,8 @@ def _legend(content: Content) -> list[Block]:
 
 _TIMING = (
     "Pass 1 finds the mixture of experts for each prompt, pass 2 answers with it; device-synchronised seconds without model loading. "
-    "Counts are pass 1 + pass 2. Tokens out/s is of pass 2. Chosen: share of requests that each mixture answered; a multiple-choice "
-    "question makes one request per option in pass 2, one prompt in pass 1."
+    "Counts are pass 1 + pass 2. Tokens out/s is of pass 2. Chosen: share of documents that each mixture answered. Of a multiple-choice "
+    "question pass 1 counts one prompt, pass 2 one request per option."
 )
 _DIFFERENCES = (
     "The same documents answered by both, where both logged their samples. Interval: Agresti and Min's for right or wrong, else ±1.96 "

@@ -32,7 +32,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class TwoPass:
-    """Both passes of one task, and how many requests each mixture answered."""
+    """Both passes of one task, and how many documents each mixture answered."""
 
     pass1: PassCost = PassCost()
     pass2: PassCost = PassCost()
