@@ -148,7 +148,7 @@ def _shown(verdict: str) -> str:
 
 def _drop(row: Comparison) -> str:
     if row.sees is None:
-        return "none (too few documents)" if row.exact else "unknown (no document differs)"
+        return row.blind
     return f"{row.sees * 100:.1f} points or more" if row.proportion else f"{row.sees:.3g} or more"
 
 
