@@ -54,8 +54,13 @@ def _folder(content: Content, folder: Path) -> list[Path]:
     return [folder / REPORT, folder / PAGE]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, option: str = "--output") -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one; makes missing folders.
+
+    Args:
+        path: file, link to one, device or pipe.
+        data: all of it.
+        option: of the command line, that named `path`.
 
     Raises:
         ReportError: no permission, disk full, or a folder of that name.
@@ -73,7 +78,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise ReportError(f"{path}: cannot be written ({error.strerror or error}). Choose another --output.") from error
+        raise ReportError(f"{path}: cannot be written ({error.strerror or error}). Choose another {option}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -58,6 +58,7 @@ class T2Info:
         peak_memory: bytes; None in files that do not say.
         mixture: expert -> α of a mixture file, one number or one per layer; empty without one.
         contaminated: task -> ids of scored documents that the few-shot search had seen ("*": of any task; "?": not said which).
+        probe: sha256 of the probe's weights; empty where none is used.
     """
 
     strategy: str
@@ -71,6 +72,7 @@ class T2Info:
     peak_memory: int | None = None
     mixture: dict[str, tuple[float, ...]] = field(default_factory=dict)
     contaminated: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    probe: str = ""
 
     @property
     def alphas(self) -> dict[str, tuple[float, ...]]:
@@ -120,6 +122,7 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         peak_memory=None if data.get("peak_memory") is None else int(_amount(data, "peak_memory", "t2", path)),
         mixture=_alphas(_object(data, "mixture", "t2", path), path),
         contaminated=_contaminated(data.get("contaminated")),
+        probe=str(data.get("probe") or ""),
     )
 
 

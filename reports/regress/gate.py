@@ -124,7 +124,7 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
         run: as collected, by the metrics of the baseline.
         thresholds: when the gate closes.
         allow_unlike: compare whatever differs in settings or documents.
-        tasks: only these tasks of the baseline; all if empty.
+        tasks: only these tasks of the baseline; all if empty. Rules of others are left out.
 
     Raises:
         ReportError: a threshold names a task that there is not, or makes no sense for its metric.
@@ -161,12 +161,18 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
     for group, members in baseline.groups.items():
         kept = [name for name in members if name in pairs]
         parts = [baseline.tasks[name] for name in kept]
-        asked = group in thresholds.tasks and thresholds.tasks[group].gate is not False
+        asked = group in groups and group in thresholds.tasks and thresholds.tasks[group].gate is not False
         if len(kept) > 1 and _poolable(parts):
             rows.append(_compare(group, tuple(kept), parts, [pairs[name] for name in kept], thresholds, asked, draws))
         elif asked:
             verdict.problems.append(f"{group}: fewer than two of its tasks were compared, or by unlike metrics. Drop its threshold.")
-    verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
+    left_out = [name for name in thresholds.tasks if name not in wanted and name not in groups]
+    if tasks and not run.benchmarks:
+        left_out += thresholds.benchmarks
+    else:
+        verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
+    if left_out:
+        verdict.notes.append(f"Rules of what was not asked for are left out: {some(left_out, _SHOWN)}.")
     _decide(rows, verdict)
     if not verdict.problems and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
         if rows or verdict.ratios:
