@@ -54,8 +54,13 @@ def _folder(content: Content, folder: Path) -> list[Path]:
     return [folder / REPORT, folder / PAGE]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, option: str = "--output") -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one; makes missing folders.
+
+    Args:
+        path: file, link to one, device or pipe.
+        data: all of it.
+        option: of the command line, that named `path`.
 
     Raises:
         ReportError: no permission, disk full, or a folder of that name.
@@ -63,7 +68,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         target = path.resolve()  # through links: the link stays, its file is replaced
     except RuntimeError as error:  # links in a circle
-        raise ReportError(f"{path}: cannot be written ({error}). Choose another --output.") from error
+        raise ReportError(f"{path}: cannot be written ({error}). Choose another {option}.") from error
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         if target.exists() and not target.is_file() and not target.is_dir():
@@ -76,7 +81,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise ReportError(f"{path}: cannot be written ({error.strerror or error}). Choose another --output.") from error
+        raise ReportError(f"{path}: cannot be written ({error.strerror or error}). Choose another {option}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

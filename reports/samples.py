@@ -18,7 +18,7 @@ from .load import Run
 from .metrics import Key
 
 # lm-eval writes the results as NAME_<date>.json, each task's samples as samples_<task>_<date>.jsonl beside it.
-_DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
+DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,7 +51,7 @@ class Samples:
 def samples_file(run: Run, task: str) -> Path | None:
     """Return the file of a task's samples beside a result file, None if there is none."""
     path = run.raw.found.path
-    dated = _DATE.search(path.name)
+    dated = DATE.search(path.name)
     # A file that was renamed has lost its date; then the only samples beside it are its own.
     names = [f"samples_{task}_{dated.group(1)}.jsonl"] if dated else []
     names.append(f"samples_{task}.jsonl")

@@ -138,7 +138,13 @@ def mcnemar(lost: int, won: int, alternative: Alternative = "two-sided") -> floa
 
 
 def sign_flip(differences: Sequence[float], alternative: Alternative = "two-sided", resamples: int = 9999, seed: int = 0) -> float:
-    """Return the p-value of the paired permutation test of a mean difference: McNemar's test for scores that are not 0/1.
+    """Return the p-value of the paired permutation test of a mean difference; see `sign_flip_sides`."""
+    low, high = sign_flip_sides(differences, resamples, seed)
+    return {"less": low, "greater": high, "two-sided": min(1.0, 2 * min(low, high))}[alternative]
+
+
+def sign_flip_sides(differences: Sequence[float], resamples: int = 9999, seed: int = 0) -> tuple[float, float]:
+    """Return the p-values for a drop and for a rise of the paired permutation test: McNemar's test for scores that are not 0/1.
 
     If nothing changed, baseline and run could be exchanged on every document, so each difference is as likely with the other sign.
     All signs are enumerated for up to 13 documents that differ; else `resamples` are drawn, and (hits + 1) / (resamples + 1) is
@@ -152,7 +158,7 @@ def sign_flip(differences: Sequence[float], alternative: Alternative = "two-side
     _check_finite(differences)
     d = np.array([x for x in differences if x != 0], dtype=float)
     if not len(d):
-        return 1.0
+        return 1.0, 1.0
     slack = 1e-9 * float(np.abs(d).sum())  # sums that tie on paper must tie here
     if exact := len(d) <= 13:
         signs = 1 - 2 * ((np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1)
@@ -163,8 +169,7 @@ def sign_flip(differences: Sequence[float], alternative: Alternative = "two-side
         steps = [min(batch, resamples - i) for i in range(0, resamples, batch)]
         sums = np.concatenate([(1 - 2 * rng.integers(0, 2, (k, len(d)), dtype=np.int8)) @ d for k in steps])
     below, above = int((sums <= d.sum() + slack).sum()), int((sums >= d.sum() - slack).sum())
-    low, high = ((hits + (not exact)) / (len(sums) + (not exact)) for hits in (below, above))
-    return {"less": low, "greater": high, "two-sided": min(1.0, 2 * min(low, high))}[alternative]
+    return (below + (not exact)) / (len(sums) + (not exact)), (above + (not exact)) / (len(sums) + (not exact))
 
 
 def paired_bootstrap(differences: Sequence[float], resamples: int = 9999, seed: int = 0, level: float = 0.95) -> Interval:

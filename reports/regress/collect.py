@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from ..files import find
 from ..labels import MODEL_KEYS, PLACE_KEYS
 from ..load import Run, TaskResult, leaves, load_all
 from ..metrics import Key, find_score, nearest, pick, primary
-from ..samples import read_samples, samples_file
+from ..samples import DATE, read_samples, samples_file
 from .benchmarks import benchmarks
+from .likeness import one_machine
 from .snapshot import Snapshot, TaskScores
 
 _PROVENANCE = ("CPU", "GPU", "Python", "git")
@@ -34,23 +36,29 @@ def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None]
     Args:
         arguments: result files, folders that hold some, or JSON files of pytest-benchmark.
         metric: task -> `METRIC` or `METRIC,FILTER`, or None for the report's own choice.
-        tasks: leaf tasks to read; None reads all.
+        tasks: leaf tasks, or groups of the runs, to read; None reads all.
 
     Raises:
         ReportError: a file cannot be used, repeats are not of one configuration, or samples are unsound.
     """
     found = Snapshot()
+    machines: list[dict[str, str]] = []
+    batches: list[list[Run]] = []
     parts: dict[str, list[tuple[Run, TaskScores]]] = {}
     for argument in arguments:
         path = Path(argument)
         if (figures := benchmarks(path)) is not None:
             for name, value in figures[0].items():
                 found.benchmarks.setdefault(name, []).append(value)
-            found.benchmark_machine |= figures[1]
-            continue
-        runs = _runs(path, found.notes)
+            machines.append(figures[1])
+        else:
+            batches.append(_runs(path, found.notes))
+            found.groups |= {group: tuple(leaves(group, run.groups)) for run in batches[-1] for group in run.groups}
+    found.benchmark_machine = one_machine(machines)
+    wanted = None if tasks is None else {leaf for name in tasks for leaf in found.groups.get(name, (name,))}
+    for runs in batches:
         for task, run in _newest(runs, found.notes).items():
-            if tasks is not None and task not in tasks:
+            if wanted is not None and task not in wanted:
                 found.others.append(task)
                 continue
             same = [other for other, _ in parts.get(task, ()) if other.raw.sha256 == run.raw.sha256]
@@ -62,10 +70,7 @@ def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None]
                 found.skipped[task] = scores
             else:
                 parts.setdefault(task, []).append((run, scores))
-        for run in runs:
-            found.groups |= {group: tuple(leaves(group, run.groups)) for group in run.groups}
     found.tasks = {task: _averaged(task, repeats) for task, repeats in parts.items()}
-    found.groups = _useful(found.groups, found.tasks)
     return found
 
 
@@ -79,13 +84,24 @@ def _runs(path: Path, notes: list[str]) -> list[Run]:
 
 def _newest(runs: Sequence[Run], notes: list[str]) -> dict[str, Run]:
     chosen: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: -run.date):
+    for run in sorted(runs, key=_date, reverse=True):
         for task in (name for name in run.tasks if name not in run.groups):
             if task in chosen:
                 notes.append(f"{task}: {chosen[task].raw.found.path} is newer than {run.raw.found.path}, and counts.")
             else:
                 chosen[task] = run
     return chosen
+
+
+def _date(run: Run) -> tuple[float, str]:
+    """Start of a run, or else what its file's name says, which also parts runs of one start."""
+    dated = DATE.search(run.raw.found.path.name)
+    name = dated.group(1) if dated else ""
+    try:
+        named = datetime.strptime(name[:19], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        named = 0.0
+    return run.date or named, name
 
 
 def _scores(run: Run, task: str, wanted: str | None) -> TaskScores | str:
@@ -133,10 +149,11 @@ def _settings(run: Run, result: TaskResult) -> dict[str, str]:
     found = {"model class": run.model, "model": short_name(model)} | {name: run.info.get(name, "") for name in _VERSIONS}
     found["arguments"] = ", ".join(f"{key}={_place(value)}" for key, value in sorted(run.args.items()) if key not in hidden)
     found |= {name: value for name, value in run.settings.items() if name != "limit"}
-    if sizes := run.raw.data.get("config", {}).get("batch_sizes"):
-        found["batch sizes"] = str(sizes)  # what "auto" came to
+    config = run.raw.data.get("config")
+    if isinstance(config, dict) and config.get("batch_sizes"):
+        found["batch sizes"] = str(config["batch_sizes"])  # what "auto" came to
     if run.t2:
-        found |= {"base weights": run.t2.base, "strategy": _place(run.t2.strategy), "dispatch": run.t2.dispatch}
+        found |= {"base weights": run.t2.base, "strategy": _place(run.t2.strategy), "dispatch": run.t2.dispatch, "probe": run.t2.probe}
         found |= {f"expert {name}": sha for name, sha in sorted(run.t2.experts.items())}
         found |= {"calibrate": "" if run.t2.calibrate is None else str(run.t2.calibrate)}
     found |= {"few-shot": result.n_shot or "", "task version": result.version or "", "prompts": (result.task_hash or "")[:16]}
@@ -174,7 +191,8 @@ def _program_seconds(path: Path | None) -> list[float]:
             if b'\\"verdict\\"' not in line:
                 return found  # a task that runs no code
             replies = json.loads(line).get("filtered_resps")
-            for text in chain.from_iterable(reply if isinstance(reply, list) else [reply] for reply in replies or ()):
+            replies = replies if isinstance(replies, list) else ()
+            for text in chain.from_iterable(reply if isinstance(reply, list) else [reply] for reply in replies):
                 if (seconds := _seconds(text)) is not None:
                     found.append(seconds)
     return found
@@ -184,7 +202,7 @@ def _seconds(text: Any) -> float | None:
     try:
         seconds = json.loads(text)["verdict"]["seconds"]
         return float(seconds) if math.isfinite(seconds) and seconds > 0 else None
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
@@ -205,10 +223,11 @@ def _averaged(task: str, repeats: Sequence[tuple[Run, TaskScores]]) -> TaskScore
         doc: (digest, math.fsum(scores.documents[doc][1] for _, scores in repeats) / n) for doc, (digest, _) in first.documents.items()
     }
     timing = {name: list(chain.from_iterable(scores.timing.get(name, []) for _, scores in repeats)) for name in first.timing}
-    return TaskScores(first.metric, first.filter, first.higher_is_better, documents, first.settings, first.provenance, timing)
+    provenance = first.provenance | one_machine([scores.provenance for _, scores in repeats])
+    return TaskScores(first.metric, first.filter, first.higher_is_better, documents, first.settings, provenance, timing)
 
 
-def _useful(groups: Mapping[str, tuple[str, ...]], tasks: Mapping[str, TaskScores]) -> dict[str, tuple[str, ...]]:
+def useful(groups: Mapping[str, tuple[str, ...]], tasks: Mapping[str, TaskScores]) -> dict[str, tuple[str, ...]]:
     """Groups that pool several whole tasks; two of the same tasks would be tested twice."""
     found: dict[tuple[str, ...], str] = {}
     for group, below in groups.items():

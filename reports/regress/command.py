@@ -2,15 +2,16 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ReportError
 from ..metrics import nearest
 from ..output import write_atomic
-from .collect import collect
-from .gate import judge
-from .render import FORMATS, title
+from .collect import collect, useful
+from .gate import OK, UNUSABLE, Verdict, judge
+from .render import FORMATS, one_line, title
 from .snapshot import Snapshot, dump, read_baseline
 from .thresholds import Thresholds, read_thresholds
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--baseline", metavar="FILE", type=Path, required=True, help="the baseline to compare with, or to write")
     p.add_argument("--update", action="store_true", help="write the baseline from RUN instead of comparing")
     p.add_argument("--thresholds", metavar="FILE", type=Path, help="YAML of thresholds (docs/regress.md)")
-    p.add_argument("--tasks", metavar="A,B", default="", help="only these tasks of the baseline")
+    p.add_argument("--tasks", metavar="A,B", default="", help="only these tasks or groups of the baseline")
     p.add_argument("--allow-unlike", action="store_true", help="compare even if settings or documents differ; the output says so loudly")
     p.add_argument("--format", choices=[*FORMATS], default="text", help="default: text")
     p.add_argument("-o", "--output", metavar="FILE", type=Path, help="write there instead of to standard output")
@@ -46,52 +47,84 @@ def main(argv: Sequence[str]) -> int:
         ReportError: a file or an option that cannot be used; the command line shows it and ends with 2.
     """
     args = parser().parse_args(argv)
+    try:
+        return _update(args) if args.update else _gate(args)
+    except (ReportError, BrokenPipeError):  # BrokenPipeError: `t2 regress … | head`
+        raise
+    except Exception:  # Python would end with 1, which is a regression
+        traceback.print_exc()
+        return UNUSABLE
+
+
+def _gate(args: argparse.Namespace) -> int:
+    try:
+        verdict = _verdict(args)
+    except Exception as error:
+        if args.output is not None or args.format != "text":  # what an earlier run wrote there must not stay
+            problem = str(error) if isinstance(error, ReportError) else f"{type(error).__name__}: {error}"
+            _show(Verdict(Thresholds(), problems=[problem]), args)
+        raise
+    _show(verdict, args)
+    return verdict.status
+
+
+def _verdict(args: argparse.Namespace) -> Verdict:
     thresholds = read_thresholds(args.thresholds) if args.thresholds else Thresholds()
-    tasks = [name for name in args.tasks.split(",") if name]
-    if args.update:
-        if args.allow_unlike or args.output is not None or args.format != "text":
-            raise ReportError("--update writes the baseline and compares nothing: --allow-unlike, --format and --output do not go with it.")
-        return _update(args.baseline, args.runs, thresholds, tasks)
     baseline = read_baseline(args.baseline)
-    _check_tasks(tasks, baseline, "the baseline")
+    names = _names(args)
+    _check_tasks(names, [*baseline.tasks, *baseline.groups], "the baseline")
+    tasks = [leaf for name in names for leaf in baseline.groups.get(name, (name,))]
 
     def metric(task: str) -> str | None:
-        stored = baseline.tasks[task]
-        return thresholds.rule(task).metric or f"{stored.metric},{stored.filter}"
+        stored = baseline.tasks.get(task)  # None below a task that has become a group
+        return thresholds.rule(task).metric or (stored and f"{stored.metric},{stored.filter}")
 
     run = collect(args.runs, metric, tasks or list(baseline.tasks))
-    verdict = judge(baseline, run, thresholds, args.allow_unlike, tasks)
+    return judge(baseline, run, thresholds, args.allow_unlike, tasks)
+
+
+def _show(verdict: Verdict, args: argparse.Namespace) -> None:
     shown = FORMATS[args.format](verdict)
     if args.output is None:
         sys.stdout.write(shown)
     else:
         write_atomic(args.output, shown.encode("utf-8", "replace"))
         print(f"{title(verdict)} (wrote {args.output})", file=sys.stderr)
-    return verdict.status
 
 
-def _update(path: Path, runs: Sequence[str], thresholds: Thresholds, tasks: Sequence[str]) -> int:
-    found = collect(runs, lambda task: thresholds.rule(task).metric, tasks or None)
-    _check_tasks(tasks, found, "the run")
+def _update(args: argparse.Namespace) -> int:
+    if args.allow_unlike or args.output is not None or args.format != "text":
+        raise ReportError("--update writes the baseline and compares nothing: --allow-unlike, --format and --output do not go with it.")
+    thresholds = read_thresholds(args.thresholds) if args.thresholds else Thresholds()
+    tasks, path = _names(args), args.baseline
+    found = collect(args.runs, lambda task: thresholds.rule(task).metric, tasks or None)
+    _check_tasks(tasks, [*found.tasks, *found.groups, *found.skipped, *found.others], "the run")
+    if skipped := [name for name in tasks if name in found.skipped]:
+        raise ReportError(f"--tasks: {skipped[0]}: {found.skipped[skipped[0]]}, so it cannot be compared document by document.")
+    found.groups = useful(found.groups, found.tasks)
     thresholds.check_names([*found.tasks, *found.groups, *found.skipped])
     notes = found.notes + [f"{name} is left out: {why}." for name, why in found.skipped.items()]
     if not found.tasks and not found.benchmarks:
-        raise ReportError(f"No baseline was written: nothing to compare in {', '.join(runs)}. {' '.join(notes)}")
+        raise ReportError(f"No baseline was written: nothing to compare in {', '.join(args.runs)}. {' '.join(notes)}")
     try:
         before = read_baseline(path)
     except ReportError:  # there is none yet, or none that is worth keeping
         before = Snapshot()
     if gone := [name for name in [*before.tasks, *before.benchmarks] if name not in found.tasks and name not in found.benchmarks]:
         notes.append(f"The baseline that was there also had {', '.join(gone[:8])}{' and more' if len(gone) > 8 else ''}; it is replaced.")
-    write_atomic(path, dump(found).encode())
+    write_atomic(path, dump(found).encode(), "--baseline")
     documents = sum(len(task.documents) for task in found.tasks.values())
     for note in notes:
-        print(f"t2: {note}", file=sys.stderr)
+        print(f"t2: {one_line(note)}", file=sys.stderr)
     figures = f", {len(found.benchmarks)} benchmark figures" if found.benchmarks else ""
     print(f"Wrote {path}: {len(found.tasks)} tasks, {documents} documents{figures}", file=sys.stderr)
-    return 0
+    return OK
 
 
-def _check_tasks(tasks: Sequence[str], there: Snapshot, where: str) -> None:
-    if unknown := [name for name in tasks if name not in there.tasks]:
-        raise ReportError(f"--tasks: {where} has no task {unknown[0]!r}.{nearest(unknown[0], there.tasks)}")
+def _names(args: argparse.Namespace) -> list[str]:
+    return [name for name in args.tasks.split(",") if name]
+
+
+def _check_tasks(names: Sequence[str], known: Sequence[str], where: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ReportError(f"--tasks: {where} has no task {unknown[0]!r}.{nearest(unknown[0], known)}")

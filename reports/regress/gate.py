@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from ..statistics import (
     minimum_detectable,
     minimum_detectable_drop,
     paired_bootstrap,
-    sign_flip,
+    sign_flip_sides,
     standard_error,
 )
 from .collect import TIMINGS
@@ -28,6 +29,7 @@ from .thresholds import TaskRule, Thresholds
 
 OK, REGRESSION, UNUSABLE = 0, 1, 2
 _SHOWN = 8  # of names
+_FEWEST, _MOST = 9999, 999_999  # permutations drawn: more where alpha is small or spread over many tests
 
 
 @dataclass
@@ -44,9 +46,11 @@ class Comparison:
         p_drop, p_rise: one-sided: exact McNemar for 0/1 scores, else the paired permutation test.
         proportion: whether the metric is a share of documents.
         exact: whether all scores are 0 or 1.
+        bounded: whether all scores lie between 0 and 1.
         stderr: of the difference, None for one document.
         p: adjusted by Holm over all gated tasks, of the side (or, for `both`, sides) that closes the gate.
         sees: smallest drop that the gate sees with the power asked for, at the level that Holm's first step leaves; None if it sees none.
+        blind: why it sees none.
         limit_alarm: chance that `max_drop` alone fails an unchanged run; None without one, or where scores are not 0/1.
         verdict: `ok`, `regression`, `improvement`, `rise` (which fails where direction is `both`) or `not gated`.
         why: of the verdict.
@@ -69,9 +73,11 @@ class Comparison:
     p_rise: float
     proportion: bool
     exact: bool
+    bounded: bool
     stderr: float | None
     p: float = 1.0
     sees: float | None = None
+    blind: str = ""
     limit_alarm: float | None = None
     verdict: str = "ok"
     why: str = ""
@@ -118,18 +124,20 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
         run: as collected, by the metrics of the baseline.
         thresholds: when the gate closes.
         allow_unlike: compare whatever differs in settings or documents.
-        tasks: only these tasks of the baseline; all if empty.
+        tasks: only these tasks of the baseline; all if empty. Rules of others are left out.
 
     Raises:
         ReportError: a threshold names a task that there is not, or makes no sense for its metric.
     """
     thresholds.check_names([*baseline.tasks, *baseline.groups])
+    wanted = [name for name in baseline.tasks if not tasks or name in tasks]
+    groups = [group for group, members in baseline.groups.items() if set(members) <= set(wanted)]
     for group in baseline.groups:
         if group in thresholds.tasks and (wrong := _leaf_keys(thresholds.rule(group), thresholds.default)):
             raise ReportError(f"thresholds: {group} is a group, which {wrong[0]} is nothing for; set it for its tasks.")
     verdict = Verdict(thresholds, notes=list(run.notes))
     likeness = Likeness(("*",) if allow_unlike else thresholds.allow_unlike)
-    wanted = [name for name in baseline.tasks if not tasks or name in tasks]
+    draws = _draws(thresholds, len(wanted) + len(groups))
     shared = [name for name in wanted if name in run.tasks]
     _absent(baseline, run, wanted, shared, verdict)
     rows: list[Comparison] = []
@@ -146,19 +154,25 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
         common = common_documents(name, one, two, likeness)
         if common:
             pairs[name] = ([one.documents[doc][1] for doc in common], [two.documents[doc][1] for doc in common])
-            rows.append(_compare(name, (), [one], [pairs[name]], thresholds, thresholds.rule(name).gate is not False))
+            rows.append(_compare(name, (), [one], [pairs[name]], thresholds, thresholds.rule(name).gate is not False, draws))
         else:
             verdict.problems.append(f"{name}: baseline and run have no document in common.")
         verdict.ratios += timing_ratios(name, one, two, thresholds, likeness)
     for group, members in baseline.groups.items():
         kept = [name for name in members if name in pairs]
         parts = [baseline.tasks[name] for name in kept]
-        asked = group in thresholds.tasks and thresholds.tasks[group].gate is not False
+        asked = group in groups and group in thresholds.tasks and thresholds.tasks[group].gate is not False
         if len(kept) > 1 and _poolable(parts):
-            rows.append(_compare(group, tuple(kept), parts, [pairs[name] for name in kept], thresholds, asked))
+            rows.append(_compare(group, tuple(kept), parts, [pairs[name] for name in kept], thresholds, asked, draws))
         elif asked:
             verdict.problems.append(f"{group}: fewer than two of its tasks were compared, or by unlike metrics. Drop its threshold.")
-    verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
+    left_out = [name for name in thresholds.tasks if name not in wanted and name not in groups]
+    if tasks and not run.benchmarks:
+        left_out += thresholds.benchmarks
+    else:
+        verdict.ratios += benchmark_ratios(baseline, run, thresholds, likeness, verdict.problems)
+    if left_out:
+        verdict.notes.append(f"Rules of what was not asked for are left out: {some(left_out, _SHOWN)}.")
     _decide(rows, verdict)
     if not verdict.problems and not any(row.gated for row in rows) and all(ratio.limit is None for ratio in verdict.ratios):
         if rows or verdict.ratios:
@@ -194,6 +208,12 @@ def _leaf_keys(rule: TaskRule, default: TaskRule) -> list[str]:
     return [name for name in ("metric", *TIMINGS) if getattr(rule, name) != getattr(default, name)]
 
 
+def _draws(thresholds: Thresholds, tests: int) -> int:
+    """Permutations for a smallest p-value of a tenth of what Holm's first step leaves, as far as time allows."""
+    sides = 2 if thresholds.direction == "both" else 1
+    return round(min(max(_FEWEST, 10 * sides * tests / thresholds.alpha), _MOST))
+
+
 def _poolable(tasks: Sequence[TaskScores]) -> bool:
     """Documents of several tasks count alike where all are scored by one metric, or by shares of right answers."""
     metrics = {task.metric for task in tasks}
@@ -207,6 +227,7 @@ def _compare(
     pairs: Sequence[tuple[list[float], list[float]]],
     thresholds: Thresholds,
     gated: bool,
+    draws: int,
 ) -> Comparison:
     rule, sign = thresholds.rule(name), 1 if tasks[0].higher_is_better else -1
     old, new = [x for before, _ in pairs for x in before], [x for _, after in pairs for x in after]
@@ -220,16 +241,19 @@ def _compare(
                 f"thresholds: {key} of {name} is {getattr(rule, key):g}, which no drop of {tasks[0].metric} exceeds; 5 points are 0.05."
             )
     exact = all(x in (0.0, 1.0) for x in (*old, *new))
-    sides: tuple[Alternative, Alternative] = ("less", "greater")
-    p_drop, p_rise = (mcnemar(lost, won, side) if exact else sign_flip(gaps, side) for side in sides)
+    if exact:
+        p_drop, p_rise = mcnemar(lost, won, "less"), mcnemar(lost, won, "greater")
+    else:
+        p_drop, p_rise = sign_flip_sides(gaps, draws)
     row = Comparison(
         name, next(iter(metrics)) if len(metrics) == 1 else "right", members, rule, gated, n, sum(old) / n, sum(new) / n,
         sign * sum(gaps) / n, paired_bootstrap([sign * gap for gap in gaps]), sign, lost, won, p_drop, p_rise,
-        proportion, exact, standard_error(gaps),
+        proportion, exact, all(0 <= x <= 1 for x in (*old, *new)), standard_error(gaps),
     )  # fmt: skip
     if exact and rule.max_drop is not None:
-        # Half a document more: the limit must be exceeded, the margin only reached.
-        row.limit_alarm = mcnemar_power(n, (lost + won) / n, 0.0, alpha=1.0, alternative="less", margin=rule.max_drop + 0.5 / n)
+        # The limit must be exceeded, the margin only reached: the next whole document.
+        margin = (math.floor(rule.max_drop * n + 1e-9) + 1) / n
+        row.limit_alarm = mcnemar_power(n, (lost + won) / n, 0.0, alpha=1.0, alternative="less", margin=margin)
     return row
 
 
@@ -241,7 +265,7 @@ def _decide(rows: list[Comparison], verdict: Verdict) -> None:
     alternative: Alternative = "two-sided" if both else "less"
     for row in rows:
         row.p = min(1.0, 2 * min(row.p_drop, row.p_rise)) if both else row.p_drop
-        row.sees = _sees(row, level if row.gated else thresholds.alpha, thresholds.power, alternative)
+        row.sees, row.blind = _sees(row, level if row.gated else thresholds.alpha, thresholds.power, alternative)
     rises = dict(zip([row.name for row in gated], holm([row.p_rise for row in gated]), strict=True))
     for row, p in zip(gated, holm([row.p for row in gated]), strict=True):
         row.p = p
@@ -261,18 +285,26 @@ def _decide(rows: list[Comparison], verdict: Verdict) -> None:
             row.why = f"the drop is real (p = {row.p:.2g}), but within the tolerance ({row.rule.tolerance:g})"
         must = row.rule.must_see
         if row.gated and must is not None and (row.sees is None or row.sees > must + 1e-12):
-            sees = "none at all" if row.sees is None else f"drops of {row.sees:.3g} or more"
+            sees = row.blind if row.sees is None else f"drops of {row.sees:.3g} or more"
             verdict.problems.append(
                 f"{row.name}: must_see asks for drops of {must:g} to be seen with {thresholds.power:.0%} power; {row.n} documents, "
                 f"{row.lost + row.won} of which differ, show {sees}. Evaluate more documents."
             )
 
 
-def _sees(row: Comparison, alpha: float, power: float, alternative: Alternative) -> float | None:
+def _sees(row: Comparison, alpha: float, power: float, alternative: Alternative) -> tuple[float | None, str]:
+    tolerance, side = row.rule.tolerance, alpha / 2 if alternative == "two-sided" else alpha
+    # Between 0 and 1 a drop may be a few documents that are lost whole: nothing of its size is harder to see.
+    whole = minimum_detectable_drop(row.n, (row.lost + row.won) / row.n, alpha, power, alternative, tolerance) if row.bounded else 0.0
+    if whole is None or 0.5**row.n > side:
+        return None, "none (too few documents)"
     if row.exact:
-        return minimum_detectable_drop(row.n, (row.lost + row.won) / row.n, alpha, power, alternative, row.rule.tolerance)
-    if not row.stderr:
-        return None  # no document differs: their spread is not known
+        return whole, ""
+    if (_MOST + 1) * side < 1:
+        return None, f"none (alpha is too small for {_MOST:,} permutations)"
+    if not row.stderr and not row.bounded:
+        return None, "none that is known (the differences have no spread)"
+    spread = row.stderr or 0.0
     # The observed drop must reach the tolerance too.
-    reached = row.rule.tolerance + minimum_detectable(row.stderr, 0.5, power, "less")
-    return max(minimum_detectable(row.stderr, alpha, power, alternative), reached)
+    reached = tolerance + minimum_detectable(spread, 0.5, power, "less")
+    return max(whole, minimum_detectable(spread, alpha, power, alternative), reached), ""

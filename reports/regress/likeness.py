@@ -9,6 +9,7 @@ from ..blocks import some
 from .snapshot import TaskScores
 
 DOCUMENTS, MACHINE = "documents", "machine"
+_MACHINE = ("CPU", "GPU", "Python")
 _SHOWN = 8  # of ids
 
 
@@ -36,7 +37,7 @@ class Likeness:
 
     def machine(self, task: str, before: Mapping[str, str], after: Mapping[str, str], gated: bool) -> None:
         """Compare where a task's seconds were measured; it matters only where they can close the gate."""
-        for name in ("CPU", "GPU", "Python"):
+        for name in _MACHINE:
             if before.get(name) != after.get(name):
                 text = f"{MACHINE}: {name} was {_shown(before.get(name))} in the baseline, is {_shown(after.get(name))} in the run"
                 if gated:
@@ -69,6 +70,13 @@ class Likeness:
 
     def _may(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self._allowed)
+
+
+def one_machine(repeats: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return where repeats were measured; what they do not share is told of each, so that it equals no single machine's."""
+    known = [name for name in _MACHINE if any(name in repeat for repeat in repeats)]
+    found = {name: sorted(repeat.get(name, "not recorded") for repeat in repeats) for name in known}
+    return {name: values[0] if values[0] == values[-1] else " / ".join(values) for name, values in found.items()}
 
 
 def common_documents(task: str, before: TaskScores, after: TaskScores, likeness: Likeness) -> list[int]:

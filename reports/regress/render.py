@@ -29,6 +29,11 @@ def text(verdict: Verdict) -> str:
     return "\n\n".join(_NO_XML.sub(" ", part) for part in parts) + "\n"
 
 
+def one_line(value: str) -> str:
+    """Return `value`, which may come from a file, without line breaks: it must not look like lines of the gate's own."""
+    return " ".join(value.split())
+
+
 def markdown(verdict: Verdict) -> str:
     """Return the verdict for GitHub."""
     parts = [f"### {escape(title(verdict))}"]
@@ -80,9 +85,9 @@ def title(verdict: Verdict) -> str:
     unlike = ", UNLIKE THINGS COMPARED" if verdict.unlike else ""
     if verdict.problems:
         also = f"; what could be compared shows a regression in {', '.join(verdict.failed)}" if verdict.failed else ""
-        return f"t2 regress: cannot judge{also}{unlike}"
+        return one_line(f"t2 regress: cannot judge{also}{unlike}")
     if verdict.failed:
-        return f"t2 regress: REGRESSION in {', '.join(verdict.failed)}{unlike}"
+        return one_line(f"t2 regress: REGRESSION in {', '.join(verdict.failed)}{unlike}")
     gated = sum(row.verdict != "not gated" for row in [*verdict.comparisons, *verdict.ratios])
     return f"t2 regress: ok, {gated} gated{unlike}"
 
@@ -104,7 +109,7 @@ def explanations(verdict: Verdict) -> list[str]:
             found.append(f"{row.name}: max_drop {row.rule.max_drop:g} on its own fails {row.limit_alarm:.1%} of unchanged runs.")
     if any(row.limit is not None and row.sees is None for row in verdict.ratios):
         found.append("Gated figures without repeats: their noise is not known. Give several runs to --update and to the gate.")
-    return found
+    return [one_line(line) for line in found]
 
 
 def _lists(verdict: Verdict) -> list[tuple[str, list[str]]]:
@@ -115,7 +120,7 @@ def _lists(verdict: Verdict) -> list[tuple[str, list[str]]]:
         ("Why", reasons),
         ("Notes", verdict.notes),
     ]
-    return [(heading, lines) for heading, lines in lists if lines]
+    return [(heading, [one_line(line) for line in lines]) for heading, lines in lists if lines]
 
 
 def _tables(verdict: Verdict) -> list[tuple[tuple[str, ...], list[list[str]]]]:
@@ -125,8 +130,8 @@ def _tables(verdict: Verdict) -> list[tuple[tuple[str, ...], list[list[str]]]]:
 
 def _score_cells(row: Comparison) -> list[str]:
     low, high = row.interval
-    name = f"{row.name} ({len(row.members)} tasks together)" if row.members else row.name
-    metric = row.metric + " (%)" * row.proportion + " (lower is better)" * (row.sign < 0)
+    name = one_line(f"{row.name} ({len(row.members)} tasks together)" if row.members else row.name)
+    metric = one_line(row.metric + " (%)" * row.proportion + " (lower is better)" * (row.sign < 0))
     interval = f" [{_signed(low, row)}, {_signed(high, row)}]" if low < high else ""  # no document differs: no interval either
     difference = f"{_signed(row.difference, row)}{interval}"
     scores = [_number(row.before, row), _number(row.after, row)]
@@ -139,7 +144,7 @@ def _ratio_cells(row: Ratio) -> list[str]:
     alarm = DASH if row.false_alarm is None else f"{row.false_alarm:.1%}"
     change = DASH if math.isnan(row.growth) else f"x {row.growth:.3g}"
     repeats = f"{row.repeats[0]} / {row.repeats[1]}"
-    return [row.name, f"{row.before:.4g}", f"{row.after:.4g}", repeats, change, limit, sees, alarm, _shown(row.verdict)]
+    return [one_line(row.name), f"{row.before:.4g}", f"{row.after:.4g}", repeats, change, limit, sees, alarm, _shown(row.verdict)]
 
 
 def _shown(verdict: str) -> str:
@@ -148,7 +153,7 @@ def _shown(verdict: str) -> str:
 
 def _drop(row: Comparison) -> str:
     if row.sees is None:
-        return "none (too few documents)" if row.exact else "unknown (no document differs)"
+        return row.blind
     return f"{row.sees * 100:.1f} points or more" if row.proportion else f"{row.sees:.3g} or more"
 
 

@@ -44,7 +44,7 @@ class Snapshot:
 
     Attributes:
         tasks: leaf task -> scores.
-        groups: group -> its leaf tasks, where there are several.
+        groups: group -> its leaf tasks; of a baseline only those that pool several whole tasks.
         benchmarks: `file::test: figure` -> one value for each repeat.
         benchmark_machine: where they were measured.
         skipped: leaf task -> why it cannot be compared document by document.

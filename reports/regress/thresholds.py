@@ -82,11 +82,11 @@ class Thresholds:
         """Refuse rules for tasks that there are not: a misspelt one would gate nothing.
 
         Raises:
-            ReportError: names the nearest task.
+            ReportError: names each, and the nearest task.
         """
         known = list(tasks)
-        if wrong := [name for name in self.tasks if name not in known]:
-            raise ReportError(f"thresholds: there is no task {wrong[0]!r}.{nearest(wrong[0], known)}")
+        if wrong := [f"there is no task {name!r}.{nearest(name, known)}" for name in self.tasks if name not in known]:
+            raise ReportError("thresholds: " + "\n- ".join(wrong if len(wrong) == 1 else [f"{len(wrong)} to mend:", *wrong]))
 
 
 def read_thresholds(path: Path) -> Thresholds:

@@ -16,10 +16,12 @@ from scipy import stats
 
 from t2.harness.cli import main
 from t2.reports.markdown import DASH
-from t2.reports.regress import gate
+from t2.reports.regress import command, gate
 from t2.reports.regress.gate import judge
+from t2.reports.regress.render import junit, markdown, text
 from t2.reports.regress.snapshot import Snapshot, TaskScores, dump, read_baseline
 from t2.reports.regress.thresholds import TaskRule, Thresholds, read_thresholds
+from t2.reports.statistics import minimum_detectable_drop, sign_flip
 
 DATE = "2026-01-02T03-04-05.678901"
 
@@ -145,6 +147,60 @@ def test_scores_that_are_no_zeros_and_ones(place, capsys):
     assert "REGRESSION" in capsys.readouterr().out
 
 
+def seen(n, differ, level=0.05):
+    return f"{100 * minimum_detectable_drop(n, differ / n, level, alternative='less'):.1f} points or more"
+
+
+def test_of_averaged_repeats_the_gate_sees_what_whole_documents_show(place, capsys):
+    flipped = [*ones(40)[:-1], 1.0]
+    write_run(Path("r1"), {"sums": ones(40)})
+    write_run(Path("r2"), {"sums": flipped})
+    assert regress("r1", "r2", "--tasks", "sums") == 0
+    assert f"drops of: sums: {seen(64, 1)}." in capsys.readouterr().out
+    Path("t.yaml").write_text("default: {must_see: 0.05}\n")
+    assert regress("r1", "r2", "--tasks", "sums", "--thresholds", "t.yaml") == 2
+    assert "64 documents, 1 of which differ, show drops of 0.11" in capsys.readouterr().out
+    rng, drop = random.Random(0), minimum_detectable_drop(64, 1 / 64, alternative="less")
+    hits = sum(sign_flip([0.5, *(-float(rng.random() < drop) for _ in range(63))], "less") <= 0.05 for _ in range(200))
+    assert hits >= 160, "the power that it promises; the spread alone would promise it at 1.9 points"
+
+
+def test_too_few_documents_for_the_level_see_nothing(place, capsys):
+    for name, scores in (("f_old", [0.95, 0.9, 0.92, 0.97]), ("f_new", [0.05, 0.1, 0.02, 0.07])):
+        write_run(Path(name), {"sums": scores}, metric="f1")
+    assert main(["regress", "--update", "--baseline", "base.json", "f_old"]) == 0
+    assert regress("f_new") == 0, "1/16 is the smallest p-value that there is"
+    assert "drops of: sums: none (too few documents)." in capsys.readouterr().out
+    Path("t.yaml").write_text("default: {must_see: 0.2}\n")
+    assert regress("f_new", "--thresholds", "t.yaml") == 2
+    assert "4 documents, 4 of which differ, show none (too few documents)" in capsys.readouterr().out
+
+
+def test_permutations_suffice_for_a_small_alpha_over_many_tasks(place, capsys):
+    old = {f"t{i}": [1 - 0.001 * j for j in range(64)] for i in range(12)}
+    write_run(Path("f_old"), old, metric="f1")
+    write_run(Path("f_new"), {name: [x - 0.9 for x in scores] for name, scores in old.items()}, metric="f1")
+    assert main(["regress", "--update", "--baseline", "base.json", "f_old"]) == 0
+    Path("t.yaml").write_text("alpha: 0.001\n")
+    assert regress("f_new", "--thresholds", "t.yaml") == 1
+    out = capsys.readouterr().out
+    assert "no document differs" not in out and f"t11: {seen(64, 64, 0.001 / 12)}" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "sees"),
+    [("", "none that is known (the differences have no spread)"), ("alpha: 1.0e-7", "none (alpha is too small for 999,999 permutations)")],
+)
+def test_scores_of_any_size_of_which_nothing_is_known(place, capsys, text, sees):
+    scores = [2.0 + i for i in range(64)]
+    for name, shift in (("f_old", 0), ("f_new", -1)):
+        write_run(Path(name), {"sums": [x + shift for x in scores]}, metric="bleu")
+    assert main(["regress", "--update", "--baseline", "base.json", "f_old"]) == 0
+    Path("t.yaml").write_text(text)
+    assert regress("f_new", "--thresholds", "t.yaml") == (0 if text else 1)
+    assert f"drops of: sums: {sees}." in capsys.readouterr().out
+
+
 def test_lower_is_better(place, capsys):
     write_run(Path("p_old"), {"sums": ones(20)}, metric="err", higher_is_better={"sums": {"err": False}})
     write_run(Path("p_new"), {"sums": ones(32)}, metric="err", higher_is_better={"sums": {"err": False}})
@@ -167,6 +223,16 @@ def test_groups_pool_their_documents(place, capsys):
     Path("t.yaml").write_text("tasks: {mini: {gate: true}, sums: {gate: false}, words: {gate: false}}\n")
     assert regress("g_new", "--thresholds", "t.yaml") == 1, "7 lost of 128, none won: p = 0.0078"
     assert "REGRESSION in mini" in capsys.readouterr().out
+    assert regress("g_new", "--thresholds", "t.yaml", "--tasks", "mini") == 1, "a group names its tasks"
+    assert "REGRESSION in mini" in capsys.readouterr().out
+    assert main(["regress", "--update", "--baseline", "g.json", "--tasks", "mini", "g_old"]) == 0
+    assert Path("g.json").read_bytes() == Path("base.json").read_bytes()
+    write_run(Path("split"), {"sums": ones(40), "words_a": ones(30)}, groups={"words": ["words_a"]})
+    assert regress("split") == 2
+    assert "The run lacks words." in capsys.readouterr().out
+    Path("t.yaml").write_text("tasks: {mini: {gate: true}, words: {max_drop: 0.1}}\nbenchmarks: {x: {max_change: 2}}\n")
+    assert regress("g_new", "--thresholds", "t.yaml", "--tasks", "sums") == 0
+    assert "Rules of what was not asked for are left out: mini, words, x." in capsys.readouterr().out
     Path("t.yaml").write_text("tasks: {mini: {seconds_per_token: 1.1}}\n")
     assert regress("g_new", "--thresholds", "t.yaml") == 2
     assert "mini is a group, which seconds_per_token is nothing for" in capsys.readouterr().err
@@ -206,15 +272,16 @@ def test_thresholds(place, capsys):
     assert "must_see asks for drops of 0.01 to be seen with 80% power; 64 documents, 0 of which differ" in capsys.readouterr().out
 
 
-def test_a_hard_limit_tells_its_own_false_alarms(place, capsys):
+@pytest.mark.parametrize("limit", [0.05, 0.058])
+def test_a_hard_limit_tells_its_own_false_alarms(place, capsys, limit):
     write_run(Path("new"), {"sums": [0.0] * 5 + ones(40, 59), "words": ones(30)})  # 5 lost, 5 won
-    Path("t.yaml").write_text("tasks: {sums: {max_drop: 0.05}}\n")
+    Path("t.yaml").write_text(f"tasks: {{sums: {{max_drop: {limit}}}}}\n")
     assert regress("new", "--thresholds", "t.yaml") == 0
     m = range(65)
-    # More than 0.05 of 64 documents is 4 and more, of m discordant ones.
+    # More than 3.2 or 3.7 documents is 4 and more, of m discordant ones.
     tails = [stats.binom.sf(math.ceil((i + 4) / 2) - 1, i, 0.5) for i in m]
     alarm = float(stats.binom.pmf(m, 64, 10 / 64) @ tails)
-    assert f"sums: max_drop 0.05 on its own fails {alarm:.1%} of unchanged runs" in capsys.readouterr().out
+    assert f"sums: max_drop {limit} on its own fails {alarm:.1%} of unchanged runs" in capsys.readouterr().out
 
 
 def test_all_errors_of_the_thresholds_at_once(place, capsys):
@@ -237,7 +304,8 @@ def test_all_errors_of_the_thresholds_at_once(place, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tasks: {sum: {gate: true}}", "there is no task 'sum'. Did you mean 'sums'?"),
+        ("tasks: {sum: {gate: true}}", "thresholds: there is no task 'sum'. Did you mean 'sums'?"),
+        ("tasks: {sum: {}, x: {}}", "thresholds: 2 to mend:\n- there is no task 'sum'. Did you mean 'sums'? Known: sums, words.\n- there"),
         ("default: {tolerance: 5}", "5 points are 0.05"),
         ("[1, 2]", "the file: `key: value` lines"),
         ("a: [", "not YAML"),
@@ -281,6 +349,7 @@ def test_the_documented_thresholds_are_the_defaults(tmp_path):
         ({"pretty_env_info": "PyTorch version: 2.14.0\nModel name: Some CPU"}, "torch: 2.13.0+cpu in the baseline, 2.14.0 in the run"),
         ({"t2": {"base": "0ther"}}, "base weights: ba5e in the baseline, 0ther in the run"),
         ({"t2": {"experts": {"math": "ff"}}}, "expert math: aa in the baseline, ff in the run"),
+        ({"t2": {"probe": "ff"}}, "probe: not recorded in the baseline, ff in the run"),
         ({"n-shot": {"sums": 5, "words": 0}}, "few-shot: 0 in the baseline, 5 in the run (sums)"),
         ({"configs": {"sums": {"doc_to_text": "Q: {{q}}"}}}, "task's doc_to_text: "),
         ({"task_hashes": {"sums": "abc"}}, "prompts: not recorded in the baseline, abc in the run"),
@@ -375,6 +444,48 @@ def test_bad_runs(place, capsys):
     says("not an lm-eval result file", "base.json")
 
 
+def verdicts(folder, *filtered):
+    path = write_run(folder, {"code": ones(1, 2)}, metric="pass@1", t2={"sandbox": "bwrap"})
+    file = folder / f"samples_code_{DATE}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    said = [line | {"filtered_resps": one, "note": '"verdict"'} for line, one in zip(lines, filtered, strict=True)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in said))
+    return path
+
+
+VERDICT = [json.dumps({"program": "x", "verdict": {"status": "passed", "seconds": 0.1}})]
+
+
+@pytest.mark.parametrize("reply", [7, ['{"verdict": ' + "[" * 100_000], None, {"a": 1}])
+def test_replies_that_hold_no_verdict_have_no_seconds(place, reply):
+    verdicts(Path("c_new"), VERDICT, reply)
+    assert main(["regress", "--update", "--baseline", "base.json", "c_new"]) == 0
+    assert read_baseline(Path("base.json")).tasks["code"].timing == {"seconds_per_program": [0.1]}
+
+
+@pytest.mark.parametrize("config", [None, [], "x"])
+def test_a_run_without_configuration_is_unlike(place, capsys, config):
+    path = write_run(Path("new"), {"sums": ones(40), "words": ones(30)})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+    assert regress("new") == 2
+    assert "batch size: 16 in the baseline, not recorded in the run" in capsys.readouterr().out
+
+
+def test_only_a_regression_is_status_1(place, capsys, monkeypatch):
+    path = write_run(Path("new"), {"sums": ones(40), "words": ones(30)})
+    path.write_text(path.read_text().replace('"exact_match,none": 0.625', '"exact_match,none": 1' + "0" * 400))
+    assert regress("new") == 2
+    bench(Path("b.json"), 10**400)
+    assert regress("b.json") == 2
+    assert "ratio is 1000" in capsys.readouterr().err
+    monkeypatch.setattr(command, "judge", lambda *arguments: 1 / 0)
+    assert regress("old", "--format", "markdown") == 2
+    said = capsys.readouterr()
+    assert "ZeroDivisionError: division by zero" in said.out and "Traceback" in said.err
+    monkeypatch.setattr(command, "useful", lambda *arguments: 1 / 0)
+    assert main(["regress", "--update", "--baseline", "base.json", "old"]) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -429,6 +540,17 @@ def test_update_writes_nothing_where_it_cannot(place, capsys):
     assert main(["regress", "--update", "--baseline", "old", "old"]) == 2, "a folder of that name"
     assert Path("base.json").read_bytes() == before
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_update_says_why(place, capsys):
+    assert main(["regress", "--update", "--baseline", "/proc/nope/b.json", "old"]) == 2
+    assert "Choose another --baseline." in capsys.readouterr().err
+    path = write_run(Path("new"), {"sums": ones(40), "words": ones(30)})
+    path.write_text(path.read_text().replace('"exact_match,none": 0.625', '"exact_match,none": 0.9'))
+    assert main(["regress", "--update", "--baseline", "b.json", "--tasks", "sums", "new"]) == 2
+    assert "--tasks: sums: its exact_match,none (0.9) is not the mean of its documents (0.625), so it cannot" in capsys.readouterr().err
+    assert main(["regress", "--update", "--baseline", "b.json", "--tasks", "sums,wrds", "new"]) == 2
+    assert "the run has no task 'wrds'. Did you mean 'words'? Known: sums, words." in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_old_baseline(place):
@@ -492,6 +614,10 @@ def test_timing_is_shown_and_gated_on_demand(place, capsys):
     write_run(Path("m"), {"sums": ones(40)}, t2=timed(1.6, 20.0), pretty_env_info="PyTorch version: 2.13.0+cpu\nModel name: Other CPU")
     assert regress("m", "--thresholds", "t.yaml") == 2
     assert "machine: CPU was Some CPU in the baseline, is Other CPU in the run, so seconds cannot be compared" in capsys.readouterr().out
+    assert regress("n0", "m", "n1", "--thresholds", "t.yaml") == 2, "all repeats count"
+    assert "is Other CPU / Some CPU / Some CPU in the run, so seconds" in capsys.readouterr().out
+    assert main(["regress", "--update", "--baseline", "mixed.json", "o0", "m"]) == 0
+    assert main(["regress", "--baseline", "mixed.json", "o0", "--thresholds", "t.yaml"]) == 2
     Path("t.yaml").write_text("tasks: {sums: {pass1_per_pass2: 1.2}}\n")
     assert regress("m", "--thresholds", "t.yaml") == 0, "a ratio of two times travels"
     Path("t.yaml").write_text("default: {seconds_per_program: 1.2}\n")
@@ -500,16 +626,8 @@ def test_timing_is_shown_and_gated_on_demand(place, capsys):
 
 
 def test_sandbox_throughput_comes_from_the_verdicts(place, capsys):
-    def write(folder, seconds):
-        write_run(Path(folder), {"code": ones(1, 2)}, metric="pass@1", t2={"sandbox": "bwrap"})
-        path = Path(folder) / f"samples_code_{DATE}.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        for line, one in zip(lines, seconds, strict=True):
-            line["filtered_resps"] = [[json.dumps({"program": "x", "verdict": {"status": "passed", "seconds": one}})]]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    write("c_old", [0.1, 0.3])
-    write("c_new", [0.3, 0.5])
+    for folder, seconds in (("c_old", (0.1, 0.3)), ("c_new", (0.3, 0.5))):
+        verdicts(Path(folder), *([[json.dumps({"verdict": {"status": "passed", "seconds": one}})]] for one in seconds))
     assert main(["regress", "--update", "--baseline", "base.json", "c_old"]) == 0
     baseline = read_baseline(Path("base.json")).tasks["code"]
     assert baseline.timing == {"seconds_per_program": [pytest.approx(0.2)]} and baseline.settings["sandbox"] == "bwrap"
@@ -538,11 +656,15 @@ def test_of_a_folder_the_newest_counts(place, capsys):
     newer.write_text(newer.read_text().replace('"date": 1760000000.0', '"date": 1760000009.0'))
     assert regress("mix") == 0
     assert "sums: mix/results_2026-01-02T03-04-07.json is newer than mix/results_2026-01-02T03-04-06.json" in capsys.readouterr().out
+    for path in Path("mix").glob("results*"):
+        path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "date"}))
+    assert regress("mix") == 0, "then their names say when they were made"
+    assert "03-04-07.json is newer than mix/results_2026-01-02T03-04-06.json" in capsys.readouterr().out
 
 
-def bench(path, ratio, seconds=1.0, **extra):
+def bench(path, ratio, seconds=1.0, cpu="Some CPU", **extra):
     stats = {"median": seconds, "rounds": 3}
-    machine = {"cpu": {"brand_raw": "Some CPU"}, "python_version": "3.11.7"}
+    machine = {"cpu": {"brand_raw": cpu}, "python_version": "3.11.7"}
     info = {"ratio": ratio, "note": "text", "more": {"speedup": 1 / ratio}}
     one = {"fullname": "tests/benchmarks/test_x.py::test_switch[4]", "stats": stats, "extra_info": info} | extra
     path.write_text(json.dumps({"machine_info": machine, "benchmarks": [one]}))
@@ -570,6 +692,22 @@ def test_benchmark_files(place, capsys):
     Path("cut.json").write_text(old.read_text()[:-9])
     assert regress("cut.json") == 2
     assert "cut.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("figure", "status"),
+    [("seconds", 2), ("programs a second", 2), ("pass1_seconds", 2), ("pass 2.Seconds", 2), ("secondary", 0), ("ratio", 0)],
+)
+def test_seconds_of_benchmarks_stay_on_their_machine(place, capsys, figure, status):
+    info = {"extra_info": {figure: 1.0} if figure != "seconds" else {}, "fullname": "t/test_x.py::test_seconds"}
+    for name, cpu in (("old.json", "Some CPU"), ("new.json", "Other CPU")):
+        bench(Path(name), 1.0, cpu=cpu, **info)
+    assert main(["regress", "--update", "--baseline", "base.json", "old.json"]) == 0
+    Path("t.yaml").write_text(f'benchmarks: {{"*: {figure}": {{max_change: 1.5}}}}\n')
+    assert regress("new.json", "--thresholds", "t.yaml") == status
+    assert "CPU was Some CPU in the baseline, is Other CPU in the run" in capsys.readouterr().out
+    assert regress("new.json", "old.json", "--thresholds", "t.yaml") == status, "all repeats count"
+    assert "CPU was Some CPU in the baseline, is Other CPU / Some CPU in the run" in capsys.readouterr().out
 
 
 def test_benchmarks_that_share_no_figure_are_no_gate(place, capsys):
@@ -619,14 +757,39 @@ def test_junit(place, capsys):
     assert "base weights: not recorded in the baseline" in root.find(".//testcase[@name='comparable']/error").get("message")
 
 
+@pytest.mark.parametrize("kind", ["text", "markdown", "junit"])
+def test_an_older_verdict_does_not_stay(place, capsys, kind):
+    write_run(Path("new"), {"sums": ones(40), "words": ones(30)})
+    assert regress("new", "--format", kind, "-o", "gate") == 0
+    for samples in Path("new").glob("samples*"):
+        samples.unlink()
+    assert regress("new", "--format", kind, "-o", "gate") == 2
+    assert "no logged samples of" in capsys.readouterr().err
+    shown = Path("gate").read_text()
+    assert "t2 regress: cannot judge" in shown and "no logged samples of" in shown and "t2 regress: ok" not in shown
+    if kind == "junit":
+        assert ET.fromstring(shown)[0].get("errors") == "1"  # noqa: S314
+
+
+def test_values_stay_in_their_line(place, capsys):
+    forged = "16\n\nt2 regress: ok, 2 gated\n::notice title=x::forged\u2028\r"
+    name = "sums\n::notice::x"
+    write_run(Path("new"), {"sums": ones(40), "words": ones(30)}, config={"batch_size": forged})
+    assert regress("new") == 2
+    assert f"in the baseline, {' '.join(forged.split())} in the run" in capsys.readouterr().out
+    scores = TaskScores("acc\nx", "none", True, {i: ("", 1.0) for i in range(64)}, {})
+    worse = replace(scores, documents=dict.fromkeys(scores.documents, ("", 0.0)))
+    verdict = judge(Snapshot({name: scores}), Snapshot({name: worse}), Thresholds())
+    for shown in (text(verdict), markdown(verdict), junit(verdict)):
+        assert not any(line.lstrip().startswith(("::", "x,none")) for line in shown.splitlines()), shown
+
+
 HOSTILE = 'a|b <script>alert(1)</script> "&'
 
 
 def test_hostile_names_are_escaped(place, capsys):
     baseline = Snapshot({HOSTILE + "\x1b[31m": TaskScores("acc<b>", "none", True, {0: ("", 1.0)}, {"dtype": "x"})})
     run = Snapshot({HOSTILE + "\x1b[31m": TaskScores("acc<b>", "none", True, {0: ("", 0.0)}, {"dtype": "<i>|"})})
-    from t2.reports.regress.render import junit, markdown, text
-
     verdict = judge(baseline, run, Thresholds(), allow_unlike=True)
     shown = markdown(verdict)
     assert "<script" not in shown and "<b>" not in shown and "<i>" not in shown and "\x1b" not in shown

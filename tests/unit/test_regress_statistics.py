@@ -17,6 +17,7 @@ from t2.reports.statistics import (
     minimum_detectable_drop,
     paired_bootstrap,
     sign_flip,
+    sign_flip_sides,
     standard_error,
 )
 
@@ -82,6 +83,13 @@ def test_sign_flip_is_mcnemar_on_zeros_and_ones(alternative):
     drawn = sign_flip([-1.0] * 30 + [1.0] * 18, alternative)
     assert drawn == pytest.approx(mcnemar(30, 18, alternative), abs=0.02)
     assert sign_flip([0.0, 0.0], alternative) == 1.0
+
+
+@pytest.mark.parametrize("n", [9, 40])
+def test_both_sides_of_sign_flip_come_from_one_draw(n):
+    d = np.random.default_rng(5).normal(-0.2, 1, n).tolist()
+    assert sign_flip_sides(d) == (sign_flip(d, "less"), sign_flip(d, "greater"))
+    assert sign_flip_sides([-1.0] * 64, resamples=99_999) == (1 / 100_000, 1.0)
 
 
 def test_bootstrap_equals_scipy_with_the_same_draws():
