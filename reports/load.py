@@ -226,7 +226,7 @@ def _info(data: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
         "Python": line("Python version").split(" ")[0],
         "CPU": line("Model name"),
         "GPU": line(r"(?:GPU models and configuration:[ \t]*)?GPU \d+"),  # of one GPU in the same line, of several in lines of their own
-        "device": _text(config.get("device")),
+        "device": _text(config.get("device")).replace("cuda:0", ""),  # which lm-eval writes where it was told nothing, on a CPU too
         "batch size": _text(config.get("batch_size")),
         "dtype": _text(config.get("model_dtype")).removeprefix("torch."),
         "parameters": _text(config.get("model_num_parameters")),

@@ -73,7 +73,7 @@ def command(run: Run) -> str:
     if run.settings["limit"] != "none":
         words += ["--limit", run.settings["limit"]]
     for option, name in (("--batch_size", "batch size"), ("--device", "device")):
-        if run.info.get(name) not in (None, "cuda:0"):  # lm-eval writes that where it was told nothing
+        if name in run.info:
             words += [option, run.info[name]]
     if run.settings["gen_kwargs"] != "none":
         words += ["--gen_kwargs", run.settings["gen_kwargs"]]
