@@ -5,8 +5,8 @@ reward of 1 is a score of 1. `math` is not in lm-eval: `math_answers` says where
 """
 
 import re
-import string
 
+from .arc.forms import PUNCTUATION
 from .math_answers import extract_math
 from .math_verifier import same_value
 
@@ -14,7 +14,6 @@ __all__ = ["arc_letter", "extract_math", "extract_number", "gsm8k_correct", "mat
 
 _NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")  # lm-eval's gsm8k, filter flexible-extract
 _IGNORED = re.compile(r",|\$|(?s:.*#### )")  # its regexes_to_ignore, but the last one, which must come after these
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _plain_number(text: str) -> str:
@@ -49,7 +48,7 @@ def arc_letter(text: str) -> str | None:
 
     As strict as lm-eval's exact_match in ``arc_*_chat``: ``"(b)."`` is B, ``"B, because …"`` is nothing.
     """
-    letter = text.strip().lower().translate(_PUNCTUATION)
+    letter = text.strip().lower().translate(PUNCTUATION)
     return letter.upper() if letter in {"a", "b", "c", "d", "e"} else None
 
 

@@ -52,21 +52,22 @@ def judge(
     ]
 
 
-def score(logged: Sequence[str], metric: str, ks: Sequence[int]) -> dict[str, float]:
+def score(logged: Sequence[str], metric: str, ks: Sequence[int], prompt: str = "") -> dict[str, float]:
     """Return ``{metric: pass@k, …, "extracted": share}`` of one document.
 
     Args:
         logged: What `judge` returned for the document.
         metric: lm-eval's name for it, with `{}` for the k.
         ks: Every k of pass@k.
+        prompt: What replies continue; a program that is this and no more is empty.
     """
     judged = [json.loads(text) for text in logged]
     passed = sum(one["verdict"]["status"] == "passed" for one in judged)
-    found = sum(_extracted(one) for one in judged)
+    found = sum(_extracted(one, prompt) for one in judged)
     return {metric.format(k): estimate_pass_at_k(len(judged), passed, k) for k in ks} | {"extracted": found / len(judged)}
 
 
-def _extracted(one: Mapping[str, Any]) -> bool:
+def _extracted(one: Mapping[str, Any], prompt: str) -> bool:
     verdict = one["verdict"]
-    empty = not one["program"].strip()
+    empty = not one["program"].removeprefix(prompt).strip()
     return not empty and verdict["status"] != "syntax_error" and verdict.get("reason") not in _NOTHING_TO_RUN

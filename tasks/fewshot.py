@@ -11,9 +11,10 @@ The rows, their order and the generator are lm-eval's, so with the train split a
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from lm_eval.api.samplers import ContextSampler
+from lm_eval.api.samplers import ContextSampler, FirstNSampler
 
 from ..harness.errors import T2Error
 from ..harness.fetch import FetchError
@@ -55,6 +56,14 @@ class TrainSampler(ContextSampler):
         if n > 0 and n > len(self.fewshot_docs()):
             raise T2Error(f"{n} few-shot examples asked for, but only {len(self.df)} are here. Lower --num_fewshot, or set T2_DATA_DIR.")
         return super().sample(n, *args, **kwargs)
+
+
+class OthersSampler(FirstNSampler):
+    """The first examples, less the one of the document that is asked for; lm-eval names that where `split` is the test split."""
+
+    def sample(self, n: int, eval_doc: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return the first `n` examples, or one less."""
+        return [row for row in super().sample(n) if eval_doc is None or row["task_id"] != eval_doc["task_id"]]
 
 
 def _rows(source: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:

@@ -9,12 +9,17 @@ import re
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s$\\{}]+)")
 _STATED = [
-    re.compile(r"final\s+answer\W{0,4}(?:\s*is\b)?(?:\s*[:=])?\s*(?P<rest>[^\n]+(?:\n\s*\\\[[^\n]+|\n\s*\$[^\n]+)?)", re.I),
+    re.compile(
+        r"""final\s+answer [^\w.\n]{0,4}? (?:is\b|[:=]|\n\s*(?=\$|\\\[)) [\s*:=]*
+            (?P<rest>[^\n]+(?:\n\s*\\\[[^\n]+|\n\s*\$[^\n]+)?)""",
+        re.I | re.X,
+    ),
     re.compile(r"\banswer\s*(?:is\b|:|=)(?:\s*:)?\s*(?P<rest>[^\n]+)", re.I),
     re.compile(r"####\s*(?P<rest>[^\n]+)"),
 ]
+# A dollar with a digit behind it closes no formula: "$5 an hour, so for 8 hours $40".
 _FORMULA = re.compile(
-    r"""\$\$(.+?)\$\$ | (?<!\\)\$(.+?)(?<!\\)\$ | \\\((.+?)\\\) | \\\[(.+?)\\\]
+    r"""\$\$(.+?)\$\$ | (?<!\\)\$((?:[^$]|(?<=\\)\$)+)(?<!\\)\$(?!\d) | \\\((.+?)\\\) | \\\[(.+?)\\\]
       | (\\begin\{[pbvBV]?matrix\}.+?\\end\{[pbvBV]?matrix\})""",
     re.S | re.X,
 )
@@ -26,6 +31,7 @@ _NUMBER = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=\s|$)|\s*I hope it is correct|\s*(?:because|since)\b", re.I)
 _WORDS = re.compile(r"(?<![A-Za-z0-9\\])(?!sqrt\b|pi\b|sin\b|cos\b|tan\b|log\b|ln\b|or\b|and\b|infty\b)[A-Za-z]{2,}")
+_WORDS_ONLY = re.compile(r"(?:[A-Za-z\s,($]|\\\$)*")
 _LEAD_IN = re.compile(r"^(?:simply|just|approximately|about|equal to|exactly|therefore|then|the|a|an|:|\*)+\s+", re.I)
 
 
@@ -75,8 +81,9 @@ def _stated(rest: str) -> str | None:
     if phrase is None:
         return None
     if _WORDS.search(re.sub(r"\\(?:text|mbox|mathrm)\s*\{[^}]*\}", "", phrase)):
-        number = _NUMBER.search(phrase)  # "12 square units": words around a number are units
-        return _tidy(number.group()) if number else phrase
+        phrase = _tidy(phrase.rpartition("=")[2]) or phrase  # "10 - 3 = 7 apples"
+        number = _NUMBER.search(phrase)  # "12 square units", "there are 6", but not "x^2 + 3 units"
+        return _tidy(number.group()) if number and _WORDS_ONLY.fullmatch(phrase, 0, number.start()) else phrase
     return phrase
 
 

@@ -25,6 +25,8 @@ WALL_SECONDS = 60.0  # for a worker that sleeps; the real limit is CPU time, so 
 _BASE = re.compile(r"_\{?(\d+)\}?$")
 _NAME = re.compile(r"(?:\\?[A-Za-z]+)(?:_\{?\w+\}?|'|\(\w+\))*")
 _HALF_OF_DAY = re.compile(r"([ap])\.?\s*m\.?$", re.I)
+_ORDERED = re.compile(r"\([^()]*,[^()]*\)")
+_SET = re.compile(r"\\\{[^()]*\\\}")
 
 
 class VerifierError(T2Error):
@@ -110,13 +112,18 @@ if hasattr(os, "register_at_fork"):
 def _different(gold: str, answer: str) -> bool:
     """True where math-verify would call different answers equal.
 
-    It reads ``4210_{5}`` and ``4210_{7}`` as 4210, drops a.m. and p.m., and takes an equation for its right side: right for ``x = 0``, but
-    ``20x + 23y = 0`` is no way to say 0.
+    It drops a number's base and a.m. and p.m., takes a pair for a set, and an equation for its right side: right for ``x = 0``, but
+    ``20x + 23y = 0`` is no way to say 0. A base that the reference has may be missing, since the question has asked for it; not the other
+    way round: ``12_{7}`` is 9, not 12.
     """
-    for mark in (_BASE, _HALF_OF_DAY):
-        first, second = mark.search(gold), mark.search(answer)
-        if first and second and first[1].lower() != second[1].lower():
-            return True
+    asked, base = _BASE.search(gold), _BASE.search(answer)
+    if base and base[1] != (asked[1] if asked else "10"):
+        return True
+    first, second = _HALF_OF_DAY.search(gold), _HALF_OF_DAY.search(answer)
+    if first and second and first[1].lower() != second[1].lower():
+        return True
+    if any(_ORDERED.fullmatch(one) and _SET.fullmatch(other) for one, other in ((gold, answer), (answer, gold))):
+        return True
     return "=" not in gold and answer.endswith("=0") and not _NAME.fullmatch(answer[:-2])
 
 

@@ -9,7 +9,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def text_prompt(doc: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def text_answer(doc: Mapping[str, Any]) -> str:
 
 def normalise(text: str) -> str:
     """Lower the case, drop ASCII punctuation, fold white space: what exact match compares."""
-    return re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip()
+    return re.sub(r"\s+", " ", text.lower().translate(PUNCTUATION)).strip()
 
 
 def text_correct(doc: Mapping[str, Any], reply: str) -> bool:

@@ -44,12 +44,12 @@ def judge_plus(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[l
 
 def process_results(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `pass@1` and `extracted` of one document."""
-    return code_scoring.score(results[0], "pass@{}", [1])
+    return code_scoring.score(results[0], "pass@{}", [1], doc["prompt"])
 
 
 def process_results_64(doc: Doc, results: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return `pass@2` to `pass@64` and `extracted` of one document with 64 replies."""
-    return code_scoring.score(results[0], "pass@{}", code_scoring.KS_64)
+    return code_scoring.score(results[0], "pass@{}", code_scoring.KS_64, doc["prompt"])
 
 
 def job(program: str, doc: Doc) -> Job:

@@ -1,13 +1,16 @@
 """The chat form of MBPP: the task and its asserts are shown, the answer is a function in a code block."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...harness.sandbox import Sandbox
 from .scoring import job, plus_job
 
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+# ```code in a line```, lest its end open a block; or a fence with what stands behind it, and the block up to the next fence or the end.
+_BLOCK = re.compile(r"```(?:[^`\n]*```|([^`\n]*)\n(.*?)(?:```|\Z))", re.DOTALL)
+_PYTHON = re.compile(r"\s*(?:py|$)", re.IGNORECASE)
 
 
 def chat_prompt(doc: Mapping[str, Any]) -> str:
@@ -18,9 +21,10 @@ def chat_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def extract_code(reply: str) -> str:
-    """Return the first code block of a reply; a reply without one is taken as code."""
-    match = _FENCE.search(reply)
-    return match.group(1) if match else reply
+    """Return the first code block that is marked as Python or not at all, else the first; a reply without one is taken as code."""
+    blocks = [match.groups() for match in _BLOCK.finditer(reply.replace("\r\n", "\n")) if match[2] is not None]
+    python = [code for tag, code in blocks if _PYTHON.match(tag)]
+    return textwrap.dedent([*python, *(code for _, code in blocks), reply][0])
 
 
 def programs(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[str]]:

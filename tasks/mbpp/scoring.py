@@ -83,7 +83,7 @@ def _entry_points(solution: str, tests: str) -> tuple[str, ...]:
     return tuple(sorted((defined - own) & {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}))
 
 
-def few_shot() -> list[dict[str, Any]]:
+def few_shot(_: object = None) -> list[dict[str, Any]]:
     """Return lm-eval's three examples (tasks 2, 3 and 4 of MBPP's prompt split), read as data from the installed lm-eval.
 
     Its module loads a metric from a hub and runs code when imported, so it is not imported.

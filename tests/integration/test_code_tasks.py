@@ -34,7 +34,7 @@ NAMES = [
     "humaneval", "humaneval_instruct", "humaneval_plus", "humaneval_64", "humaneval_64_instruct",
     "mbpp", "mbpp_instruct", "mbpp_plus", "mbpp_plus_instruct",
 ]  # fmt: skip
-OWN_VERSIONS = {"mbpp_instruct": 1.1, "mbpp_plus": 1.1, "mbpp_plus_instruct": 1.1}
+OWN_VERSIONS = {"mbpp_instruct": 1.1, "mbpp_plus": 1.2, "mbpp_plus_instruct": 1.1}
 
 HUMANEVAL_DOCS = [
     {
@@ -48,7 +48,7 @@ HUMANEVAL_DOCS = [
 ]
 MBPP_DOCS = [
     {
-        "task_id": i,
+        "task_id": 11 + i,
         "text": f"Write a function to add {i} to a number & <tag> {{{{ 1 }}}}.",
         "code": f"def add(x):\r\n  return x + {i}",
         "test_list": [f"assert add({x}) == {x + i}" for x in (1, 2, 3)],
@@ -75,7 +75,7 @@ HUMANEVAL_PLUS_DOCS = [
 ]
 MBPP_PLUS_DOCS = [
     {
-        "task_id": i,
+        "task_id": doc["task_id"],
         "prompt": doc["text"],
         "code": doc["code"],
         "test_list": doc["test_list"],
@@ -211,6 +211,13 @@ def test_prompts_are_lm_evals_own(name: str, chat: bool) -> None:
     assert ("similar_elements" in prompts[0][0]) == (name in ("mbpp", "mbpp_instruct", "mbpp_plus"))
 
 
+def test_no_document_of_mbpp_plus_is_its_own_shot() -> None:
+    task, shots = ours("mbpp_plus"), {2: "similar_elements", 3: "is_not_prime", 4: "heap_queue_largest"}
+    for number in (*shots, 6):
+        prompt = task.fewshot_context(MBPP_PLUS_DOCS[0] | {"task_id": number}, 3)
+        assert [shot for shot, name in shots.items() if f"def {name}(" in prompt] == [shot for shot in shots if shot != number]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_lm_evals_own(name: str) -> None:
     mine = load_yaml(OURS / name.split("_")[0] / f"{name}.yaml", resolve_func=False)
@@ -313,6 +320,10 @@ def test_instruct_forms_take_the_code_block() -> None:
         "results"
     ]
     assert scores["humaneval_instruct"]["pass@1,create_test"] == 1.0
+    scores = evaluate(
+        "humaneval_instruct", lambda p: "```python\ndef triple(x):\n    return 3 * x\n```" if "Return 3" in p else "    pass"
+    )["results"]
+    assert scores["humaneval_instruct"]["extracted,create_test"] == pytest.approx(2 / 3)  # the first closes the block that was opened
     replies = iter(["def add(x):\n  return x\n```\ntext", "no code", "```python\ndef add(x):\n  return x + 2\n```"])
     scores = evaluate("mbpp_instruct", lambda p: next(replies))["results"]["mbpp_instruct"]
     assert scores["pass_at_1,extract_code"] == pytest.approx(2 / 3)

@@ -22,6 +22,7 @@ from t2.harness.fewshot.documents import draw, pools
 from t2.tasks.arc.scoring import process_results as score_arc_text
 from t2.tasks.data import dataset_dict, load, subject_rows
 from t2.tasks.gsm8k.worked import WORKED
+from t2.tasks.humaneval.scoring import process_results as score_humaneval
 from t2.tasks.math.scoring import process_results as score_math
 from t2.tasks.training import TASKS as TRAINING
 
@@ -343,6 +344,13 @@ def test_scores_of_empty_and_wordy_replies() -> None:
     assert score_arc_text(arc, ["a red stone"]) == {"exact_match": 1.0, "extracted": 1.0}
     assert score_arc_text(arc, ["The Moon!"]) == {"exact_match": 0.0, "extracted": 1.0}
     assert score_arc_text(arc, ["A"]) == {"exact_match": 0.0, "extracted": 0.0}
+
+
+def test_a_blank_reply_to_humaneval_is_no_program() -> None:
+    prompt = 'def f(x):\n    """Return x."""\n'
+    for reply, extracted in (("", 0.0), ("\n    ", 0.0), ("    return 2 * x\n", 1.0)):
+        logged = json.dumps({"program": prompt + reply, "verdict": {"status": "failed"}})
+        assert score_humaneval({"prompt": prompt}, [[logged]]) == {"pass@1": 0.0, "extracted": extracted}
 
 
 @pytest.mark.parametrize(

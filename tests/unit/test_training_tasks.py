@@ -99,8 +99,25 @@ def test_mbpp_replies_are_judged_in_the_sandbox():
     assert training.train_task("mbpp").correct([doc] * 5, replies) == [True, True, False, False, False]
 
 
-def test_code_is_taken_from_an_unclosed_block():
-    assert extract_code("```python\nx = 1\n") == "x = 1\n"
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ("```python\nx = 1\n", "x = 1\n"),
+        ("```Python\nx = 1\n```\nThis sets x.", "x = 1\n"),
+        ("```python3\nx = 1\n```\nThis sets x.", "x = 1\n"),
+        ("``` python title='a.py'\nx = 1\n```\nThis sets x.", "x = 1\n"),
+        ("Here:\r\n```python\r\nx = 1\r\n```\r\nThis sets x.", "x = 1\n"),
+        ("1. Here:\n   ```python\n   if x:\n       x = 1\n   ```\nDone", "if x:\n    x = 1\n"),
+        ("```bash\npip install x\n```\n```python\nx = 1\n```", "x = 1\n"),
+        ("```bash\npip install x\n```\n```\nx = 1\n```", "x = 1\n"),
+        ("```\nx = 1\n```\nIn use:\n```python\nprint(x)\n```", "x = 1\n"),
+        ("```js\nx = 1\n```", "x = 1\n"),
+        ("As ```x``` is one:\n```python\nx = 1\n```", "x = 1\n"),
+        ("x = 1", "x = 1"),
+    ],
+)
+def test_code_is_taken_from_the_block_that_holds_it(reply, code):
+    assert extract_code(reply) == code
 
 
 def test_mbpp_t2_trains_on_the_papers_split_whatever_the_seed(monkeypatch):
