@@ -89,13 +89,7 @@ DATASETS: dict[str, Dataset] = {
             },
         ),
         Dataset("humaneval_plus", Hub("evalplus/humanevalplus"), {"test": Split(164, None)}, plus=True),
-        Dataset(
-            "mbpp_plus",
-            Hub("evalplus/mbppplus"),
-            # EvalPlus's release v0.2.0 (v0.1.0 has 399 rows): MbppPlus-OriginFmt.jsonl.gz, md5 0ebeaeb2bce3d22f4c68b3324154b7b5
-            {"test": Split(378, "1076d5fce045b5cda5b00b5fd7d68d8a1a99f04782995fb9ffb19455f274e292")},
-            plus=True,
-        ),
+        Dataset("mbpp_plus", Hub("evalplus/mbppplus"), {"test": Split(378, None)}, plus=True),
         Dataset(
             "arc_easy",
             Hub("allenai/ai2_arc", ("ARC-Easy",)),
