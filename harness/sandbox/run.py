@@ -201,6 +201,7 @@ def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.
         "tests": job.tests,
         "helpers": job.helpers,
         "names": list(plan.names),
+        "modules": list(plan.modules),
         "entry_points": list(plan.entry_points),
     }
     try:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from ..errors import T2Error
@@ -82,6 +82,7 @@ class Job:
             (HumanEval's prompts define helpers, and a candidate must not redefine them).
         reference: A program known to pass these tests. It is judged first, once for all jobs that share it: where it fails the
             machine (or the data) is broken and nothing is scored, and where it is slow the limits grow with it.
+        label: What messages call it, e.g. "mbpp 367".
     """
 
     code: str
@@ -89,6 +90,7 @@ class Job:
     entry_point: str | Sequence[str] | None = None
     helpers: str = ""
     reference: str | None = None
+    label: str | None = field(default=None, compare=False)  # jobs of one reference are told by what they run
 
 
 @dataclass(frozen=True)

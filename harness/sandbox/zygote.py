@@ -36,6 +36,7 @@ _NEWNS, _NEWIPC, _NEWNET, _NEWUSER, _NEWPID = 0x20000, 0x8000000, 0x40000000, 0x
 _NOSUID_NODEV, _READ_ONLY, _REC_PRIVATE = 2 | 4, 1, 0x4000 | 0x40000
 _INSIDE_ID = 1000  # of a worker where only one user id can be mapped
 _libc = ctypes.CDLL(None, use_errno=True)
+_keepers: set[int] = set()
 
 
 def main() -> NoReturn:
@@ -50,6 +51,8 @@ def main() -> NoReturn:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     signal.signal(signal.SIGCHLD, _reap)
+    if not settings["isolated"]:
+        _libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a keeper leaves behind comes here, for `_reap` to end
     home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if settings["isolated"] else None
     gc.collect()
     gc.freeze()  # forks share these pages until they write to them
@@ -71,9 +74,13 @@ def main() -> NoReturn:
 
 
 def _reap(*_: object) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+    """Take what has ended, and end what a keeper has left: in kind `process` whatever made a session of its own, in a jail nothing."""
+    with contextlib.suppress(OSError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            _keepers.discard(pid)
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            for orphan in {int(pid) for pid in file.read().split()} - _keepers:
+                os.kill(orphan, signal.SIGKILL)
 
 
 def _checked(result: int, what: str) -> None:
@@ -92,6 +99,7 @@ def _spawn(settings: dict[str, Any], fds: list[int], control: socket.socket, hom
             pid = os.fork()
             if pid == 0:
                 _keeper(settings, fds, control)
+            _keepers.add(pid)
         finally:
             if home is not None:
                 _checked(_libc.setns(home, _NEWPID), "own pid namespace")
@@ -113,7 +121,7 @@ def _keeper(settings: dict[str, Any], fds: list[int], control: socket.socket) ->
         if settings["isolated"]:
             _namespaces(settings)
         else:
-            _libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come here
+            _libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come here, so that their CPU time counts
             _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         worker = os.fork()
         if worker == 0:

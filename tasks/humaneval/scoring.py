@@ -69,7 +69,7 @@ def plus_job(program: str, doc: Doc) -> Job:
 def _job(program: str, doc: Doc, test: str, dataset: str) -> Job:
     entry = doc["entry_point"]
     known = reference(dataset, doc["task_id"], doc["prompt"] + doc["canonical_solution"])
-    return Job(program, f"{test}\ncheck({entry})", entry, _helpers(doc["prompt"], test, entry), known)
+    return Job(program, f"{test}\ncheck({entry})", entry, _helpers(doc["prompt"], test, entry), known, doc["task_id"])
 
 
 @lru_cache(maxsize=1024)

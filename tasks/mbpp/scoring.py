@@ -68,7 +68,7 @@ def plus_job(program: str, doc: Doc) -> Job:
 
 def _job(program: str, doc: Doc, tests: str, dataset: str) -> Job:
     known = reference(dataset, doc["task_id"], doc["code"])
-    return Job(program, tests, _entry_points(doc["code"], tests) or None, reference=known)
+    return Job(program, tests, _entry_points(doc["code"], tests) or None, reference=known, label=f"{dataset} {doc['task_id']}")
 
 
 @lru_cache(maxsize=1024)

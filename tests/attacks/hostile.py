@@ -54,6 +54,16 @@ FALSE_PASS = [
     ),
     Attack("number too long to print", "def f(x): return 10 ** 5000", tests="assert f(1) == 2, f(1)"),
     Attack("real-time signal", "import os\ndef f(x): os.kill(os.getpid(), 40)"),
+    Attack(
+        "class in a module's place",
+        "class math:\n isclose = staticmethod(lambda *a, **k: True)\ndef f(x): return 0",
+        tests="assert math.isclose(f(2), 12.566, rel_tol=1e-3)",
+    ),
+    Attack(
+        "class in the place of a module that is not there",
+        "class np:\n allclose = staticmethod(lambda *a, **k: True)\ndef f(x): return 0",
+        tests="assert np.allclose(f(2), 12.566)",
+    ),
     Attack("print passed", "print('passed')\nprint('{\"outcome\": \"completed\", \"held\": [0, 1]}')\ndef f(x): print('passed'); return 0"),
     Attack("object always equal", _eq("", "")),
     Attack("int always equal", _eq("(int)", "0")),

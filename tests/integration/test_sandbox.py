@@ -4,6 +4,8 @@ import math
 import os
 import stat
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,8 @@ VALUES = [
     ("frozenset({1, frozenset()})", "assert f() == frozenset({1, frozenset()})"),
     ("range(3, 9, 2)", "assert f() == range(3, 9, 2)"),
     ("{'a': 1}.keys()", "assert f() == {'a'}"),
-    ("{'a': 1}.items()", "assert sorted(f()) == [('a', 1)]"),
+    ("{'a': [1]}.items()", "assert sorted(f()) == [('a', [1])]"),
+    ("{1: 2}.items()", "assert f() == {(1, 2)} and f() | {3} == {(1, 2), 3} and f() != {(1, 3)}"),
     ("(i * i for i in range(4))", "assert list(f()) == [0, 1, 4, 9]"),
     ("map(str, [1, 2])", "assert [x for x in f()] == ['1', '2']"),
     ("__import__('collections').Counter('aab')", "assert f() == {'a': 2, 'b': 1} and f()['z'] == 0"),
@@ -123,6 +126,9 @@ assert raised(3) == ("ValueError", "d")
         ("import math\ndef f(x): return x / 3", "assert math.isclose(f(1), 0.333333333333)", "f", "passed"),
         ("def f(x): return x / 3", "assert math.isclose(f(1), 0.333333333333)", "f", "failed"),  # as in one process: math is not imported
         ("class math:\n def isclose(*a): return True\ndef f(x): return 0", "import math\nassert math.isclose(f(1), 5)", "f", "failed"),
+        ("class math:\n isclose = lambda *a: True\ndef f(x): return 0", "assert math.isclose(f(1), 5)", None, "failed"),
+        ("from datetime import datetime\ndef f(x): return x", "assert f(datetime.max) == datetime.max", "f", "passed"),
+        ("class Two:\n @staticmethod\n def add(a, b): return a + b", "assert Two.add(1, 2) == 3", None, "passed"),
         ("def f(x): return 1\nif __name__ == '__main__': 1 / 0", "assert f(0) == 1", "f", "passed"),
         ("from dataclasses import dataclass\n@dataclass\nclass A:\n x: 'int'\ndef f(x): return A(x).x", "assert f(3) == 3", "f", "passed"),
         ("import re, json, random, functools, typing, unicodedata\ndef f(x): return x", "assert f('é') == 'é'", "f", "passed"),
@@ -241,6 +247,24 @@ def test_kind_is_recorded(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Sandbox kind 'process'")
+@pytest.mark.parametrize(("then", "status"), [("return x", "passed"), ("time.sleep(600)", "timeout")])
+def test_process_kind_ends_what_made_a_session_of_its_own(then: str, status: str) -> None:
+    nap = f"{600 + os.getpid() / 1e7}"
+    code = f"import subprocess, time\ndef f(x):\n subprocess.Popen(['sleep', '{nap}'], start_new_session=True)\n {then}"
+
+    def left() -> int:
+        commands = [Path(entry, "cmdline") for entry in Path("/proc").glob("[0-9]*")]
+        return sum(command.read_bytes() == f"sleep\0{nap}\0".encode() for command in commands if command.exists())
+
+    tests = "import time\nassert f(1) == 1\ntime.sleep(0.5)"
+    assert Sandbox("process", Limits(cpu_seconds=1, wall_seconds=2)).judge(code, tests, entry_point="f").status == status
+    deadline = time.monotonic() + 10
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left() == 0
+
+
+@pytest.mark.filterwarnings("ignore:Sandbox kind 'process'")
 def test_process_kind_keeps_its_limits() -> None:
     jobs = [
         Job("def f():\n while True: pass", "assert f() == 1", "f"),
@@ -329,8 +353,9 @@ def test_a_reference_solution_that_fails_stops_the_run(sandbox: Sandbox) -> None
     right = Job("def f(): return 1", "assert f() == 1", "f", reference="def f(): return 1")
     wrong = Job("def f(): return 2", "assert f() == 2", "f", reference="def f(): return 3")
     judged: list[int] = []
-    with pytest.raises(SandboxUnavailable, match=r"A reference solution does not pass its own tests \(failed.*return 3"):
-        sandbox.judge_many([right, wrong], done=lambda index, verdict: judged.append(index))
+    for job, whose in ((wrong, r"that begins 'def f\(\): return 3'"), (replace(wrong, label="mbpp 11"), "of mbpp 11")):
+        with pytest.raises(SandboxUnavailable, match=rf"The reference solution {whose} does not pass its own tests \(failed"):
+            sandbox.judge_many([right, job], done=lambda index, verdict: judged.append(index))
     assert judged == []  # nothing is scored
 
 

@@ -222,6 +222,20 @@ def test_a_line_with_several_replies_gives_a_result_for_each(
     assert [(one["resps"], one["passed"]) for one in results(path)] == [([[RIGHT]], True)] + 3 * [([[WRONG]], False)]
 
 
+@pytest.mark.parametrize("field", ["test", "prompt", "entry_point", "canonical_solution"])
+def test_a_document_that_is_not_the_data_sets_is_refused(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    judged = pretend(monkeypatch)
+    same = HUMANEVAL_DOCS[0] | {"task_id": "HumanEval/0"}
+    docs = [same, same | {field: "def check(candidate):\n    assert candidate\n"}, HUMANEVAL_DOCS[0] | {"test": "def check(f): assert f"}]
+    path = write(data_dir, [{"doc": doc, "resps": [[RIGHT]]} for doc in docs], "samples_humaneval_2026-11-24T03-36-30.000001.jsonl")
+    assert cli.main(["score-code", str(path), "--quiet"]) == 1
+    said = f"t2: {path}, line 2: '{field}' of 'doc' is not that of 'HumanEval/0' in humaneval: put that back, or give"
+    assert said in capsys.readouterr().err
+    assert len(judged) == 2  # one of a name of its own is nobody else's
+
+
 def test_unusable_tests_of_one_line_do_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,12 @@
 """Answer checking: extraction, equality, agreement with lm-eval's own code, and hostile replies."""
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -209,6 +212,42 @@ def test_a_killed_worker_is_replaced() -> None:
     process.kill()
     process.wait()
     assert same_value("9", "4+5")
+
+
+def _asked(gold: str, answer: str, then: Callable[[subprocess.Popen[str]], object]) -> bool:
+    """Ask while the worker stands still, and do something to it meanwhile."""
+    assert math_verifier._worker.ask("21", "10+11")
+    process = math_verifier._worker.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(same_value, gold, answer)
+        time.sleep(0.2)
+        then(process)
+        return verdict.result()
+
+
+def test_a_worker_killed_while_asked_is_asked_again() -> None:
+    assert _asked("23", "11+12", lambda process: process.kill())
+
+
+def test_a_worker_killed_twice_is_an_error_not_a_zero(tmp_path, monkeypatch) -> None:
+    (tmp_path / "math_verify.py").write_text(
+        "import os, signal\ndef parse(text, **_): return text\n"
+        "def verify(gold, answer, **_): return '25' not in gold or os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(math_verifier, "_worker", math_verifier._Worker())
+    for _ in range(2):  # and nothing of it is kept
+        with pytest.raises(VerifierError, match=r"ended twice \(exit status -9\) while it compared '12\+13' with '25'"):
+            same_value("25", "12+13")
+
+
+@pytest.mark.parametrize(("gold", "answer", "signals"), [("27", "13+14", [signal.SIGPROF, signal.SIGCONT]), ("29", "14+15", [])])
+def test_what_could_not_be_decided_counts_as_different_and_is_not_kept(gold: str, answer: str, signals: list[int], monkeypatch) -> None:
+    monkeypatch.setattr(math_verifier, "WALL_SECONDS", 60 if signals else 5)
+    assert not _asked(gold, answer, lambda process: [process.send_signal(number) for number in signals])
+    assert same_value(gold, answer)
 
 
 def test_works_in_threads() -> None:

@@ -62,8 +62,32 @@ def test_plan_tells_straight_asserts_from_others_and_names_from_builtins() -> No
 
 
 @pytest.mark.parametrize(
+    ("tests", "entry", "names", "modules"),
+    [
+        ("assert math.isclose(f(2), np.pi)", ("f",), ("f", "math", "np"), ("math", "np")),
+        ("assert math.isclose(f(2), np.pi)", (), ("f", "math", "np"), ("math",)),
+        ("assert math.isclose(sum(1, 2), 3)", (), ("math", "sum"), ("math",)),
+        ("assert copy([1]) == copy.x", (), ("copy",), ()),
+        ("assert queue.get() == 1", ("queue",), ("queue",), ()),
+        ("assert Solution.add(1, 2) == 3", (), ("Solution",), ()),
+    ],
+)
+def test_plan_tells_modules_from_what_the_candidate_defines(
+    tests: str, entry: tuple[str, ...], names: tuple[str, ...], modules: tuple[str, ...]
+) -> None:
+    plan = plan_tests(tests, entry)
+    assert (plan.names, plan.modules) == (names, modules)
+
+
+def test_tests_of_a_module_alone_test_no_candidate() -> None:
+    with pytest.raises(ValueError, match="call nothing of the candidate"):
+        plan_tests("assert math.isclose(1, 1)", ())
+
+
+@pytest.mark.parametrize(
     "node",
     [["l"], ["l", 1], ["d", [[["l", []], 1]]], ["s", [["l", []]]], ["i", "x"], ["i", 3], ["b", "zz"], ["h", "1"], ["h", 10**9],
+     ["n", [1]], ["n", [[["l", []], 1]]],
      ["ty", "eval"], ["r", "a"], ["c", "a", 1], ["x"], ["x", "os", "system", "true"], ["x", "collections", "Counter", 5],
      ["x", "decimal", "Decimal", "no"], ["?"], [], {}, {"a": 1}, [["l"]]],
     ids=repr,

@@ -106,7 +106,7 @@ def test_mbpp_splits_are_ranges_of_task_id(data_dir):
     assert found == {"test": [11, 510], "validation": [511, 600], "train": [601, 974]}
 
 
-@pytest.mark.parametrize("line", ['{"question": "q", "ans\n', '{"question": "q"}\n', "[1]\n"])
+@pytest.mark.parametrize("line", ['{"question": "q", "ans\n', '{"question": "q"}\n', "[1]\n", "[" * 100_000 + "\n"], ids=len)
 def test_malformed_line_in_data_dir_names_file_and_line(data_dir, line):
     path = put(data_dir, "gsm8k/test.jsonl", [{"question": "q", "answer": "a"}, "\n", line])
     with pytest.raises(T2Error) as caught:
@@ -114,12 +114,14 @@ def test_malformed_line_in_data_dir_names_file_and_line(data_dir, line):
     assert f"{path}, line 3" in str(caught.value)
 
 
-def test_truncated_gzip_and_empty_file_are_named(data_dir):
+def test_damaged_gzip_and_empty_file_are_named(data_dir):
     (data_dir / "humaneval").mkdir()
     path = data_dir / "humaneval/HumanEval.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"task_id": 1}' * 100)[:-10])
-    with pytest.raises(T2Error, match="can not be read"):
-        load_rows("humaneval", "test")
+    whole = gzip.compress(b'{"task_id": 1}' * 100)
+    for damaged in (whole[:-10], whole[:14] + b"\xff" * 4 + whole[18:], b"no gzip"):
+        path.write_bytes(damaged)
+        with pytest.raises(T2Error, match=rf"{path}: can not be read .*unset T2_DATA_DIR"):
+            load_rows("humaneval", "test")
     put(data_dir, "gsm8k/test.jsonl", [])
     with pytest.raises(T2Error, match=r"gsm8k/test\.jsonl has no rows"):
         load_rows("gsm8k", "test")
@@ -171,4 +173,5 @@ def test_mismatch_shows_both_hashes():
     said = mismatch("gsm8k", "test", data) or ""
     assert digest(data) in said
     assert lookup("gsm8k", "test").sha256 in said
+    assert all(split.sha256 for name, entry in DATASETS.items() for split in entry.splits.values() if not entry.plus)
     assert datadir.relative_path("arc_easy", "validation") == "arc/ARC-Easy/ARC-Easy-Dev.jsonl"
