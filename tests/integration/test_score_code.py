@@ -184,13 +184,13 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("name", sorted(REPLIES))
-def test_a_logged_file_scores_as_lm_eval_did(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_logged_file_scores_as_lm_eval_did(name: str, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_defaults=False)
-    tracker = EvaluationTracker(output_path=str(tmp_path))
+    tracker = EvaluationTracker(output_path=str(data_dir))
     tracker.general_config_tracker.model_name = tracker.general_config_tracker.model_name_sanitized = "scripted"
     run = simple_evaluate(
         Scripted(REPLIES[name]), tasks=[ours(name)], task_manager=manager, log_samples=True, bootstrap_iters=0, evaluation_tracker=tracker
@@ -198,7 +198,7 @@ def test_a_logged_file_scores_as_lm_eval_did(name: str, tmp_path: Path, capsys: 
     assert run is not None
     tracker.save_results_aggregated(results=run, samples=run["samples"])
     tracker.save_results_samples(task_name=name, samples=run["samples"][name])
-    (path,) = tmp_path.rglob(f"samples_{name}_*.jsonl")
+    (path,) = data_dir.rglob(f"samples_{name}_*.jsonl")
     capsys.readouterr()
     assert cli.main(["score-code", str(path), "--quiet"]) == 0
     (score,) = (v for k, v in run["results"][name].items() if k.startswith("pass") and "stderr" not in k)
