@@ -153,8 +153,8 @@ def _settings(run: Run, result: TaskResult) -> dict[str, str]:
     if isinstance(config, dict) and config.get("batch_sizes"):
         found["batch sizes"] = str(config["batch_sizes"])  # what "auto" came to
     if run.t2:
-        found |= {"base weights": run.t2.base, "strategy": _place(run.t2.strategy), "dispatch": run.t2.dispatch}
-        found |= {f"expert {name}": sha for name, sha in sorted(run.t2.experts.items())} | ({"probe": run.t2.probe} if run.t2.probe else {})
+        found |= {"base weights": run.t2.base, "strategy": _place(run.t2.strategy), "dispatch": run.t2.dispatch, "probe": run.t2.probe}
+        found |= {f"expert {name}": sha for name, sha in sorted(run.t2.experts.items())}
         found |= {"calibrate": "" if run.t2.calibrate is None else str(run.t2.calibrate)}
     found |= {"few-shot": result.n_shot or "", "task version": result.version or "", "prompts": (result.task_hash or "")[:16]}
     found |= {f"task's {name}": _digest(text) for name, text in result.definition.items()}
