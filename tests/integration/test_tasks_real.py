@@ -40,6 +40,25 @@ def rows(dataset: str, split: str = "test") -> list[dict]:
 
 
 @pytest.mark.parametrize(
+    ("train", "test", "field", "count"),
+    [
+        ("arc_easy", "arc_easy", "question", 7),
+        ("arc_easy", "arc_challenge", "question", 2),
+        ("arc_challenge", "arc_challenge", "question", 7),
+        ("math", "math", "problem", 10),
+        ("math", "math500", "problem", 1),
+        ("mbpp", "mbpp", "text", 3),
+    ],
+)
+def test_as_many_test_questions_are_in_a_train_split_as_the_docs_say(train, test, field, count):
+    def plain(row):
+        return re.sub(r"\W+", " ", row[field].lower()).strip()
+
+    known = {plain(row) for row in rows(train, "train")}
+    assert sum(plain(row) in known for row in rows(test)) == count
+
+
+@pytest.mark.parametrize(
     "phrase",
     [
         "{solution}",
