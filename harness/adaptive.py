@@ -20,6 +20,7 @@ from ..adapters.probe import WEIGHTS as PROBE_WEIGHTS
 from . import plain_errors, results
 from .dispatch_args import CHOOSERS, dispatch_plan, folder_for
 from .fewshot.mixture_file import MixtureFile, read_mixture
+from .fewshot.reply import Reply
 from .strategy import ModelArgumentError, Strategy, check_model_args, check_names, parse_experts, parse_strategy
 from .two_pass import TwoPass
 
@@ -141,6 +142,24 @@ class Adaptive(TwoPass):
         """Let a form of pass 1 decide."""
         size = None if str(self.batch_size).startswith("auto") else int(self.batch_size)  # type: ignore[attr-defined]
         return form.decide(contexts, size, progress=self.rank == 0)  # type: ignore[attr-defined]
+
+    def replies(self, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
+        """Answer requests of kind ``generate_until`` as the host does, and say how likely each answer is: for a few-shot search.
+
+        Args:
+            requests: to answer.
+            batch_size: rows a batch, where the host does not make batches by itself.
+            mixtures: one for each request, see `ExpertBank.row_by_row`; None for the weights in force.
+        """
+        raise NotImplementedError
+
+    @property
+    def device_type(self) -> str:
+        """Where answers are computed: ``cpu``, ``cuda:0``, …."""
+        return str(self.device)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Stop what another model of this process could not stand beside it; this one answers no more."""
 
     def host_facts(self) -> dict[str, Any]:
         """Return what answers depend on beside weights, strategy and tokenizer, as JSON values."""

@@ -12,9 +12,12 @@ from ..adapters import dispatch_forms
 from ..adapters.bank import Bank, ExpertBank
 from ..adapters.dispatch_forms import Decision, Form, Setup
 from ..adapters.experts import Expert
+from ..adapters.mixture import Mixture
 from ..adapters.output_head import read_contiguous_rows
 from ..adapters.svf import model_fingerprint
 from .adaptive import Adaptive
+from .fewshot.generate import generate
+from .fewshot.reply import Reply
 from .strategy import PASSED_ON, ModelArgumentError, Strategy
 
 HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
@@ -96,6 +99,10 @@ class T2LM(Adaptive, HFLM):
         if self._fingerprint is None:
             self._fingerprint = model_fingerprint(self.model)
         return self._fingerprint
+
+    def replies(self, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
+        """See `Adaptive`."""
+        return generate(self, requests, batch_size, mixtures)
 
     # ---- lm-eval's methods
 

@@ -36,6 +36,10 @@ class Engines(ABC):
         """
 
     @abstractmethod
+    def close(self) -> None:
+        """End the engines: vLLM has one in a process, and the end of an older one would take the process groups of a newer one away."""
+
+    @abstractmethod
     def answer(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool) -> list[Any]:
         """See `generate`."""
 
@@ -89,6 +93,10 @@ class LocalEngine(Engines):
         if not self.llm.reset_prefix_cache():
             raise AdapterError("vLLM did not drop its prefix cache, so answers would mix two sets of weights; no request may be running.")
 
+    def close(self) -> None:
+        """See `Engines`."""
+        self.llm.llm_engine.engine_core.shutdown()
+
     def answer(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool) -> list[Any]:
         """See `Engines`."""
         prompts = [{"prompt_token_ids": list(row)} for row in rows]
@@ -130,6 +138,11 @@ class RayEngines(Engines):
     def forget_prefixes(self) -> None:
         """See `Engines`."""
         self._ray.get([a.forget.remote() for a in self._actors])
+
+    def close(self) -> None:
+        """See `Engines`."""
+        for actor in self._actors:
+            self._ray.kill(actor)
 
     def answer(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool) -> list[Any]:
         """See `Engines`."""

@@ -18,6 +18,7 @@ from ..adapters.mixture import Mixture
 from ..adapters.vllm_worker import COVERED, PATH, write_mixture
 from . import plain_errors, vllm_import
 from .adaptive import Adaptive
+from .fewshot.reply import Reply
 from .strategy import ModelArgumentError, Strategy, parse_number
 from .vllm_engines import Engines, LocalEngine, RayEngines
 from .vllm_forms import make_form
@@ -27,8 +28,10 @@ vllm_import.check()
 vllm_import.prepare()
 
 from lm_eval.models import vllm_causallms  # noqa: E402 - vLLM reads its environment when it is imported
+from lm_eval.models.utils import maybe_truncate, postprocess_generated_text  # noqa: E402
 from vllm import SamplingParams  # noqa: E402  # pyright: ignore[reportMissingImports]
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402  # pyright: ignore[reportMissingImports]
+from vllm.platforms import current_platform  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 log = logging.getLogger("t2")
 
@@ -135,6 +138,7 @@ class T2VLLM(Adaptive, VLLM):
 
     def _load_base(self) -> str:
         """Have every worker load the base weights as transformers names them, and return their fingerprint."""
+        self._released = False
         revision = self.model_args.get("revision")
         if self._uncovered or self.quantised:  # no experts, so the weights are not needed
             return hashlib.sha256(f"{self.base_name} {revision} {self.quantised}".encode()).hexdigest()[:16]
@@ -148,6 +152,8 @@ class T2VLLM(Adaptive, VLLM):
                 f"{self.base_name} is a {', '.join(self._uncovered)}; under t2-vllm experts serve {', '.join(COVERED)}. "
                 "Use --model t2, or strategy=base."
             )
+        if self._released:
+            self._load_base()
         return super()._load_bank(plan, paths)
 
     def two_pass_setup(self, strategy: Strategy, votes: int | None = None) -> None:
@@ -155,6 +161,7 @@ class T2VLLM(Adaptive, VLLM):
         super().two_pass_setup(strategy, votes)
         if self.bank is None:
             self.engines.ask("t2_release")
+            self._released = True
 
     def make_bank(self, experts: Mapping[str, Expert]) -> Bank:
         """See `Adaptive`."""
@@ -175,6 +182,34 @@ class T2VLLM(Adaptive, VLLM):
             "lora": getattr(self.lora_request, "lora_path", None),
             "vllm": version(str(vllm_import.distribution())),
         }
+
+    def replies(self, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
+        """See `Adaptive`; the engine makes its own batches, of one mixture."""
+        assert mixtures is None  # noqa: S101 - asked for on a device where rows can differ, which an engine's weights cannot
+        eos = self.tokenizer.decode(self.eot_token_id) or self.tokenizer.eos_token
+        rows, params, untils = [], [], []
+        for i, (context, options) in enumerate(request.args for request in requests):
+            kwargs, until, room = self.modify_gen_kwargs(options, eos=eos, default_max_gen_toks=self.max_gen_toks)
+            row, room = maybe_truncate(self.tok_encode(context), room, self.max_length, side=self.truncation_side)
+            stop = [s for s in until if s == eos] if self.think_end_token else until  # a thought may hold the task's own
+            rows.append(row)
+            # where a task samples, each document has a seed: every mixture draws the same numbers
+            params.append(SamplingParams(**{"seed": i, **kwargs}, max_tokens=room, stop=stop, logprobs=0))
+            untils.append(until)
+        answers = [output.outputs[0] for output in self.engines.generate(rows, params)]
+        return [
+            Reply(postprocess_generated_text(a.text, until, self.think_end_token), float(a.cumulative_logprob), len(a.token_ids))
+            for a, until in zip(answers, untils, strict=True)
+        ]
+
+    @property
+    def device_type(self) -> str:
+        """See `Adaptive`."""
+        return str(current_platform.device_type)
+
+    def close(self) -> None:
+        """See `Adaptive`."""
+        self.engines.close()
 
     @property
     def quantised(self) -> str | None:

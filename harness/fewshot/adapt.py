@@ -46,7 +46,8 @@ class AdaptOptions:
         seed: of the draw of documents and of the search.
         source: split of the documents; None for the best that the task offers.
         metric: the 0/1 metric, see `Judge`.
-        model_args: of model `t2`.
+        model: ``t2`` or ``t2-vllm``: who answers while it is searched.
+        model_args: of the model.
         batch_size: rows a batch.
         num_fewshot, gen_kwargs, apply_chat_template, system_instruction, fewshot_as_multiturn, include_path: as lm-eval's options: they
             make the prompts, which should be those of the evaluation.
@@ -68,6 +69,7 @@ class AdaptOptions:
     seed: int = 0
     source: Source | None = None
     metric: str | None = None
+    model: str = "t2"
     model_args: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 32
     num_fewshot: int | None = None
@@ -106,8 +108,9 @@ class AdaptOptions:
     def settings(self) -> dict[str, Any]:
         """Return all of it but the output and the batch size, as JSON values."""
         kept = {name: value for name, value in asdict(self).items() if name not in ("output", "batch_size")}
-        if self.fewshot_seed == FEWSHOT_SEED:  # as in files from before it could be another
-            del kept["fewshot_seed"]
+        for name, before in (("fewshot_seed", FEWSHOT_SEED), ("model", "t2")):  # as in files from before it could be another
+            if kept[name] == before:
+                del kept[name]
         return json.loads(json.dumps(kept, default=str))
 
 
@@ -125,12 +128,16 @@ def adapt(options: AdaptOptions) -> Path:
         _check_finished(options.output, settings)
         return options.output
     check_writable(options.output)  # told before hours of search
+    model = _model_class(options.model)  # before any task, whose imports can bring the distutils that vLLM's do not bear
     tasks = load_tasks(options.task, options.include_path, options.num_fewshot, options.gen_kwargs, options.fewshot_seed)
     documents = draw(tasks, options.shots + options.select, options.seed, options.source)
-    lm = _model(options)
-    adaptation = _Adaptation(options, settings, tasks, documents, lm)
-    write_json(options.output, adaptation.run())
-    adaptation.journal.remove()
+    lm = _load(model, options)
+    try:
+        adaptation = _Adaptation(options, settings, tasks, documents, lm)
+        write_json(options.output, adaptation.run())
+        adaptation.journal.remove()
+    finally:
+        lm.close()
     del adaptation, lm
     _release_memory()
     return options.output
@@ -155,16 +162,25 @@ def _check_finished(path: Path, settings: dict[str, Any]) -> None:
     log.info("%s is there already, made with these settings: nothing to do.", path)
 
 
-def _model(options: AdaptOptions) -> Any:
+def _model_class(name: str) -> Any:
+    if name == "t2-vllm":
+        from ..vllm_model import T2VLLM
+
+        return T2VLLM
     from ..model import T2LM
+
+    return T2LM
+
+
+def _load(model: Any, options: AdaptOptions) -> Any:
     from ..strategy import Strategy
 
-    lm = T2LM(**{**options.model_args, "strategy": "base"}, batch_size=options.batch_size)
+    lm = model(**{**options.model_args, "strategy": "base"}, batch_size=options.batch_size)
     if lm.bank is None:
         lm._load_bank(Strategy("fixed"), None)  # the shipped experts; it has loaded those that are named
     if lm.bank is None or not lm.bank.answering:
         raise T2Error(
-            f"No expert fits {lm.pretrained}: there is nothing to mix. Train experts for it and name their folder with experts=…."
+            f"No expert fits {lm.base_name}: there is nothing to mix. Train experts for it and name their folder with experts=…."
         )
     return lm
 
@@ -190,8 +206,8 @@ class _Adaptation:
             "fingerprint": lm.fingerprint,
             "experts": {name: lm.bank.experts[name].sha256 for name in lm.bank.answering},
             "documents": [document.as_dict() for document in documents],
-            "dtype": str(lm.model.dtype),
-            "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval", "t2")},
+            "dtype": lm.host_facts()["dtype"],
+            "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval", "t2")} | _engine(lm),
         }
         requests = [[repr(instance.args) for instance in prepared.instances] for part in asked for prepared in part]
         key = hashlib.sha256(json.dumps([settings, self.identity, requests], sort_keys=True).encode()).hexdigest()
@@ -297,7 +313,7 @@ class _Adaptation:
             "alpha": {} if found.best is None else space.alphas(found.best),
             "signal": found.signal,
             "base": {
-                "name": str(getattr(lm.model, "name_or_path", "") or lm.pretrained),
+                "name": lm.base_name,
                 "pretrained": options.model_args.get("pretrained"),
                 "fingerprint": lm.fingerprint,
             },
@@ -331,10 +347,15 @@ class _Adaptation:
                 for name, (room, result) in searches.items()
             },
             "cost": {"seconds": round(self.journal.seconds, 3), "tokens_out": self.journal.tokens, "mixing": self.mixing},
-            "machine": {"device": str(lm.device), "dtype": self.identity["dtype"], "python": platform.python_version()}
+            "machine": {"device": lm.device_type, "dtype": self.identity["dtype"], "python": platform.python_version()}
             | self.identity["versions"],
             "settings": self.settings,
         }
+
+
+def _engine(lm: Any) -> dict[str, str]:
+    """Return vLLM's version where it answers."""
+    return {name: found for name, found in lm.host_facts().items() if name == "vllm"}
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:

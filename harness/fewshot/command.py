@@ -39,7 +39,8 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _shared_arguments(parser: argparse.ArgumentParser) -> None:
     shared = parser.add_argument_group("as for lm_eval")
-    shared.add_argument("--model_args", "-a", default="", metavar="KEY=VALUE,...", help="of model t2: pretrained, experts, dtype, …")
+    shared.add_argument("--model", "-M", choices=("t2", "t2-vllm"), default="t2", help="who answers (default: t2)")
+    shared.add_argument("--model_args", "-a", default="", metavar="KEY=VALUE,...", help="of the model: pretrained, experts, dtype, …")
     shared.add_argument("--num_fewshot", "-f", type=int, metavar="N", help="examples in each prompt")
     shared.add_argument("--gen_kwargs", metavar="KEY=VALUE,...", help="of generation")
     shared.add_argument("--apply_chat_template", action="store_true", help="wrap prompts in the chat template")
@@ -71,6 +72,7 @@ def _options(args: argparse.Namespace, evaluation: Any, task: str, output: Path)
         seed=args.search_seed,
         source=args.source,
         metric=args.metric,
+        model=args.model,
         model_args=model_args,
         batch_size=int(args.batch_size) if (args.batch_size or "").isdecimal() else 32,
         num_fewshot=evaluation.num_fewshot,
@@ -94,7 +96,7 @@ def adapt_command(argv: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="mixture file (default: mixtures/TASK.json)")
     _search_arguments(parser)
     _shared_arguments(parser)
-    parser.set_defaults(model="t2", limit=None)
+    parser.set_defaults(limit=None)
     args = parser.parse_args(argv)
     evaluation = _evaluation(_words(args, [args.task], "", None))
     made = read_mixture(adapt(_options(args, evaluation, args.task, args.output or _default_file(Path("mixtures"), args.task))))
@@ -112,9 +114,6 @@ def eval_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--strategy", required=True, metavar="NAME", help="fewshot, or what the model argument strategy takes")
     parser.add_argument("--tasks", "-t", required=True, nargs="+", metavar="NAME,...", help="lm-eval's tasks")
-    parser.add_argument(
-        "--model", "-M", choices=("t2", "t2-vllm"), default="t2", help="evaluates; a few-shot search is by t2 (default: t2)"
-    )
     parser.add_argument(
         "--mixtures", type=Path, default=Path("mixtures"), metavar="FOLDER", help="of the mixture files (default: mixtures)"
     )

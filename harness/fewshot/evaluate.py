@@ -13,7 +13,6 @@ from ...adapters.search import Outcome
 from ..errors import T2Error, nearest
 from ..two_pass import TwoPass
 from .documents import Prepared
-from .generate import generate
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class Metric:
 class Judge:
     """Scores mixtures on prepared documents.
 
-    On a GPU, where a step of generation takes as long for hundreds of rows as for ten, a batch holds rows of several mixtures, as many as
+    Under `t2` on a GPU, where a step of generation takes as long for hundreds of rows as for ten, a batch holds rows of several mixtures, as many as
     `batch_size` has room for; elsewhere, and where a task samples or is multiple choice, the mixtures' weights are merged in turn.
 
     Args:
-        lm: model `t2` with a bank.
+        lm: model `t2` or `t2-vllm` with a bank.
         prepared: the requests.
         metric: ``name`` or ``name,filter`` of lm-eval; None for the first metric, after the filter ``flexible-extract`` if the task has it,
             else its first.
@@ -109,7 +108,7 @@ class Judge:
         return Outcome(tuple(correct), likelihood, tokens)
 
     def _generate(self, instances: list[Any], mixtures: list[Mixture] | None = None) -> list[tuple[Any, float, int]]:
-        replies = generate(self._lm, instances, self._batch_size, mixtures)
+        replies = self._lm.replies(instances, self._batch_size, mixtures)
         self.tokens_out += sum(reply.tokens for reply in replies)
         return [(reply.text, reply.log_likelihood, reply.tokens) for reply in replies]
 

@@ -1,8 +1,7 @@
-"""Answers and their log-likelihoods from one pass: the scores that chose the tokens are the scores, no second forward."""
+"""Answers of a transformers model and their log-likelihoods from one pass: the scores that chose the tokens are the scores, no second forward."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,21 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...adapters.mixture import Mixture
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer.
-
-    Attributes:
-        text: cut at its stop sequence, as lm-eval's `generate_until` returns it.
-        log_likelihood: natural logarithm, summed over `tokens`.
-        tokens: how many tokens were chosen until the answer ended, the end-of-text token or the stop sequence included.
-    """
-
-    text: str
-    log_likelihood: float
-    tokens: int
+from .reply import Reply
 
 
 class _LogLikelihoods(LogitsProcessor):
@@ -52,14 +37,7 @@ class _LogLikelihoods(LogitsProcessor):
 
 
 def generate(lm: Any, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
-    """Answer `requests` as lm-eval's Hugging Face class does.
-
-    Args:
-        lm: model `t2`.
-        requests: of kind ``generate_until``.
-        batch_size: rows a batch.
-        mixtures: one for each request, see `ExpertBank.row_by_row`; None for the weights in force.
-    """
+    """Answer `requests` as lm-eval's Hugging Face class does; see `Adaptive.replies`."""
     replies: list[Reply | None] = [None] * len(requests)
     groups: dict[str, list[int]] = {}
     for i, request in enumerate(requests):
