@@ -179,9 +179,7 @@ def _load(model: Any, options: AdaptOptions) -> Any:
     if lm.bank is None:
         lm._load_bank(Strategy("fixed"), None)  # the shipped experts; it has loaded those that are named
     if lm.bank is None or not lm.bank.answering:
-        raise T2Error(
-            f"No expert fits {lm.base_name}: there is nothing to mix. Train experts for it and name their folder with experts=…."
-        )
+        raise T2Error(f"No expert fits {lm.base_name}: there is nothing to mix. Train experts for it and name their folder with experts=….")
     return lm
 
 

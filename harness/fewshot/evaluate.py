@@ -29,8 +29,9 @@ class Metric:
 class Judge:
     """Scores mixtures on prepared documents.
 
-    Under `t2` on a GPU, where a step of generation takes as long for hundreds of rows as for ten, a batch holds rows of several mixtures, as many as
-    `batch_size` has room for; elsewhere, and where a task samples or is multiple choice, the mixtures' weights are merged in turn.
+    Under `t2` on a GPU, where a step of generation takes as long for hundreds of rows as for ten, a batch holds rows of several mixtures,
+    as many as `batch_size` has room for. Elsewhere, and where a task samples or is multiple choice, the mixtures' weights are merged in
+    turn.
 
     Args:
         lm: model `t2` or `t2-vllm` with a bank.

@@ -1,5 +1,6 @@
-"""Answers of a transformers model and their log-likelihoods from one pass: the scores that chose the tokens are the scores, no second forward."""
+"""Answers of model `t2` and their log-likelihoods from one pass: the scores that chose the tokens are the scores, no second forward."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -10,6 +11,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ...adapters.mixture import Mixture
 from .reply import Reply
+
+STEPS = 32
+"""Tokens between two looks at which rows have ended: those leave the batch, which would else be as slow as its longest reply is long."""
 
 
 class _LogLikelihoods(LogitsProcessor):
@@ -46,14 +50,13 @@ def generate(lm: Any, requests: Sequence[Any], batch_size: int, mixtures: Sequen
         members.sort(key=lambda i: -len(requests[i].args[0]))
         for start in range(0, len(members), batch_size):
             part = members[start : start + batch_size]
-            with lm.bank.row_by_row([mixtures[i] for i in part]) if mixtures else nullcontext():
-                found = _batch(lm, [requests[i].args[0] for i in part], requests[part[0]].args[1])
+            found = _batch(lm, [requests[i].args[0] for i in part], requests[part[0]].args[1], mixtures and [mixtures[i] for i in part])
             for i, reply in zip(part, found, strict=True):
                 replies[i] = reply
     return replies  # type: ignore[return-value]
 
 
-def _batch(lm: Any, contexts: list[str], options: dict[str, Any]) -> list[Reply]:
+def _batch(lm: Any, contexts: list[str], options: dict[str, Any], mixtures: list[Mixture] | None) -> list[Reply]:
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
     kwargs: dict[str, Any] = dict(normalize_gen_kwargs(options, lm.max_gen_toks))
@@ -61,20 +64,47 @@ def _batch(lm: Any, contexts: list[str], options: dict[str, Any]) -> list[Reply]
     room = kwargs.pop("max_gen_toks")
     ids, mask = lm.tok_batch_encode(contexts, left_truncate_len=lm.max_length - room, truncation=lm.truncation)
     ids, mask = ids.to(lm.device), mask.to(lm.device)
-    noted = _LogLikelihoods()
-    made = lm._model_generate(
-        context=ids,
-        attention_mask=mask,
-        stop=until,
-        max_length=kwargs.pop("max_length", ids.shape[1] + room),
-        logits_processor=LogitsProcessorList([noted]),
-        **kwargs,
-    )
-    scores = noted.finish(made[:, -1]).cpu()
-    return [_reply(lm, row[ids.shape[1] :], scores[i], until) for i, row in enumerate(made.tolist())]
+    longest = kwargs.pop("max_length", ids.shape[1] + room)
+    # a sample's numbers are drawn by all rows at once, and other options may look at a reply's length so far: these are made in one piece
+    steps = STEPS if not kwargs["do_sample"] and kwargs.keys() <= {"do_sample", "temperature"} else longest
+    rows, cache = list(range(len(contexts))), None  # those that have not ended, and their keys and values
+    tokens: list[list[int]] = [[] for _ in rows]
+    scores: list[list[float]] = [[] for _ in rows]
+    while rows:
+        noted, start = _LogLikelihoods(), ids.shape[1]
+        with lm.bank.row_by_row([mixtures[i] for i in rows]) if mixtures else nullcontext():
+            made = lm._model_generate(
+                context=ids,
+                attention_mask=mask,
+                stop=until,
+                max_length=min(start + steps, longest),
+                past_key_values=cache,
+                logits_processor=LogitsProcessorList([noted]),
+                return_dict_in_generate=True,
+                **kwargs,
+            )
+        ids, cache = made.sequences, made.past_key_values
+        for i, said, scored in zip(rows, ids[:, start:].tolist(), noted.finish(ids[:, -1]).tolist(), strict=True):
+            tokens[i] += said
+            scores[i] += scored
+        if ids.shape[1] < start + steps or ids.shape[1] >= longest:
+            break
+        left = [k for k, i in enumerate(rows) if not _ended(lm, tokens[i], until)]
+        if len(left) < len(rows):
+            keep = torch.tensor(left, device=lm.device)
+            ids, mask, rows = ids[keep], mask[keep], [rows[k] for k in left]
+            if rows and cache is not None:
+                cache.batch_select_indices(keep)
+        mask = torch.cat([mask, mask.new_ones(len(rows), ids.shape[1] - start)], 1)
+    return [_reply(lm, *row, until) for row in zip(tokens, scores, strict=True)]
 
 
-def _reply(lm: Any, tokens: list[int], scores: Tensor, until: list[str]) -> Reply:
+def _ended(lm: Any, tokens: list[int], until: list[str]) -> bool:
+    text = lm.tok_decode(tokens, skip_special_tokens=False)
+    return not set(_ends(lm)).isdisjoint(tokens) or any(stop and stop in text for stop in until)
+
+
+def _reply(lm: Any, tokens: list[int], scores: list[float], until: list[str]) -> Reply:
     from lm_eval.models.utils import postprocess_generated_text
 
     think = lm.think_end_token
@@ -89,7 +119,7 @@ def _reply(lm: Any, tokens: list[int], scores: Tensor, until: list[str]) -> Repl
     count = next((n for n, token in enumerate(tokens, 1) if token in ends), len(tokens))
     if think is None and cut != text:  # else stop sequences inside the thoughts would have to be told apart
         count = min(count, _tokens_until(lm, tokens, until))
-    return Reply(cut, float(scores[:count].sum()), count)
+    return Reply(cut, math.fsum(scores[:count]), count)
 
 
 def _tokens_until(lm: Any, tokens: list[int], until: list[str]) -> int:

@@ -23,6 +23,7 @@ from t2.harness.errors import T2Error
 from t2.harness.fewshot import adapt as adapt_module
 from t2.harness.fewshot import command
 from t2.harness.fewshot import evaluate as evaluate_module
+from t2.harness.fewshot import generate as generate_module
 from t2.harness.fewshot.adapt import AdaptOptions, adapt
 from t2.harness.fewshot.documents import doc_hash, draw, load_tasks, prepare
 from t2.harness.fewshot.evaluate import Judge
@@ -159,7 +160,8 @@ def test_one_pass_gives_lm_evals_answers_and_the_likelihoods_of_a_second_pass(wo
     monkeypatch.setattr(lm, "_model_generate", lambda **k: made.append((k["context"], k["attention_mask"], ask(**k))) or made[-1][2])
     replies = generate(lm, asked, batch_size=24)
     assert [r.text for r in replies] == expected
-    ((context, mask, ids),) = made
+    ((context, mask, answered),) = made
+    ids = answered.sequences
     start = context.shape[1]
     mask = torch.cat([mask, torch.ones_like(ids[:, start:])], 1)
     with torch.no_grad():
@@ -174,6 +176,31 @@ def test_one_pass_gives_lm_evals_answers_and_the_likelihoods_of_a_second_pass(wo
         if replies[i].text != lm.tok_decode(ids[row, start:]):  # the count ends with the stop sequence
             assert ("e" in said or "\n" in said) and not ("e" in shorter or "\n" in shorter)
     assert len({r.tokens for r in replies}) > 1
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_that_have_ended_leave_the_batch(world, monkeypatch, mixed):
+    lm = T2LM(world.base, strategy="expert:math", experts=world.experts)
+    lm.apply_mixture(Mixture.single("math"))
+    mixtures = [Mixture.single(("math", "code")[i % 2]) for i in range(len(QUESTIONS))] if mixed else None
+    stops = {"until": ["\n", "e", "\ufffd\x00"], "max_gen_toks": 40}
+    asked = [Instance("generate_until", {}, (q, dict(stops)), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
+    rows, ask = [], lm._model_generate
+    monkeypatch.setattr(lm, "_model_generate", lambda **k: rows.append(len(k["context"])) or ask(**k))
+    monkeypatch.setattr(generate_module, "STEPS", 100)
+    expected = generate(lm, asked, 24, mixtures)
+    assert rows == [24]
+    monkeypatch.setattr(generate_module, "STEPS", 3)
+    found = generate(lm, asked, 24, mixtures)
+    assert [(r.text, r.tokens) for r in found] == [(r.text, r.tokens) for r in expected]
+    assert [r.log_likelihood for r in found] == pytest.approx([r.log_likelihood for r in expected], abs=1e-3)
+    later = rows[1:]
+    assert later[0] == 24 and later == sorted(later, reverse=True) and later[-1] < 20 and len(set(later)) > 3
+    assert len(later) == -(-max(r.tokens for r in found) // 3)
+    for option in ({"do_sample": True, "temperature": 1.0}, {"repetition_penalty": 1.1}):
+        rows.clear()
+        generate(lm, [Instance("generate_until", {}, (i.args[0], stops | option), 0, ("t", 0, 1)) for i in asked], 24, mixtures)
+        assert rows == [24], option
 
 
 def test_multiple_choice(world, tmp_path):

@@ -20,9 +20,11 @@ from t2.adapters.mixture import Mixture
 from t2.adapters.probe import Probe, layers_fingerprint, save_probe
 from t2.adapters.svf import model_fingerprint
 from t2.harness.errors import T2Error
+from t2.harness.fewshot.adapt import AdaptOptions, adapt
 from t2.harness.model import T2LM
 
 from .. import tiny
+from .test_fewshot import QUESTIONS
 from .test_model import CHOOSE, GENERATE, WORDS, questions
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -343,8 +345,60 @@ def test_the_command_line_writes_it_all(world):
     assert all("mixture" in json.loads(line)["t2"] for line in samples.read_text().splitlines())
 
 
-def test_few_shot_search_by_t2_and_its_evaluation_by_vllm_are_one_command(world, tmp_path):
-    arguments = f"pretrained={world.base},experts={world.experts},dtype=float32"
+@pytest.mark.parametrize("until", ["\n", "e"])
+def test_replies_are_lm_evals_answers_with_the_likelihoods_of_t2(both, until):
+    asked, cut = questions(tokens=24, until=until), questions([LONG * 4], tokens=24, until=until)  # its left is cut
+    for lm in both:
+        lm.bank.apply(MIXTURES[4])
+    assert [reply.text for reply in both[0].replies(asked + cut, 4)] == plain(both[0], "generate_until", asked + cut)
+    ours, theirs = (lm.replies(asked, 4) for lm in both)
+    assert [shown(reply.text) for reply in ours] == [shown(reply.text) for reply in theirs]
+    assert [reply.tokens for reply in ours] == [reply.tokens for reply in theirs]
+    assert [reply.log_likelihood for reply in ours] == pytest.approx([reply.log_likelihood for reply in theirs], abs=1e-3)
+    assert (min(reply.tokens for reply in ours) < 24) == (until == "e")
+    for lm in both:
+        lm.bank.apply(Mixture.base())
+
+
+def test_every_mixture_of_a_task_that_samples_draws_the_same_numbers(both):
+    asked = questions((WORDS[0],) * 4, tokens=12)
+    for request in asked:
+        request.args[1].update(do_sample=True, temperature=2.0)
+    first, second = (both[0].replies(asked, 4) for _ in range(2))
+    assert first == second and len({reply.text for reply in first}) == 4
+
+
+def test_a_search_in_the_engine_finds_what_t2_finds(world, both, tmp_path):
+    theirs = both[1]
+    theirs.bank.apply(Mixture.parse("math=0.4+code=0.3+reasoning=0.3"))
+    answers = [reply.text for reply in theirs.replies(questions([f"Question: {q}\nAnswer:" for q in QUESTIONS], tokens=1), 8)]
+    theirs.bank.apply(Mixture.base())
+    docs = [{"q": q, "a": a} for q, a in zip(QUESTIONS, answers, strict=True) if a.isalpha()]
+    data = tmp_path / "docs.jsonl"
+    data.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "tasks").mkdir()
+    task = GENERATE.format(data=data).replace("tiny_generate", "known_generate").replace("max_gen_toks: 6", "max_gen_toks: 1")
+    (tmp_path / "tasks" / "known.yaml").write_text(task)
+    close()
+    given = {"task": "known_generate", "shots": 8, "iterations": 4, "population": 8, "resolution": 0.1}
+    arguments = {"pretrained": world.base, "experts": world.experts, "dtype": "float32"}
+    found = {}
+    for model, more in (("t2-vllm", ENGINE), ("t2", {"device": "cpu"})):
+        file = tmp_path / f"{model}.json"
+        adapt(AdaptOptions(output=file, model=model, model_args=arguments | more, include_path=str(tmp_path / "tasks"), **given))
+        found[model] = json.loads(file.read_text())
+    ours, reference = found["t2-vllm"], found["t2"]
+    assert ours["alpha"] == reference["alpha"] and ours["signal"]
+    assert ours["scores"]["best"]["right"] == reference["scores"]["best"]["right"] > reference["scores"]["base"]["right"]
+    assert ours["scores"]["best"]["mean_log_likelihood"] == pytest.approx(reference["scores"]["best"]["mean_log_likelihood"], abs=1e-4)
+    assert (ours["base"], ours["documents"]) == (reference["base"], reference["documents"])
+    assert ours["cost"]["tokens_out"] == reference["cost"]["tokens_out"]
+    assert (ours["settings"]["model"], "model" in reference["settings"]) == ("t2-vllm", False)  # files of t2 are as they were
+    assert "vllm" in ours["machine"] and "vllm" not in reference["machine"]
+
+
+def test_few_shot_search_and_evaluation_by_vllm_are_one_command(world, tmp_path):
+    arguments = f"pretrained={world.base},experts={world.experts},dtype=float32,max_model_len=1024,gpu_memory_utilization=0.5"
     command = [sys.executable, "-m", "t2.harness.cli", "eval", "--model", "t2-vllm", "--strategy", "fewshot", "--tasks", "tiny_choose"]
     command += ["--model_args", arguments, "--include_path", str(world.root / "tasks"), "--shots", "3", "--population", "3"]
     command += ["--iterations", "1", "--mixtures", str(tmp_path), "--output_path", str(tmp_path / "out"), "--batch_size", "auto"]
@@ -355,7 +409,7 @@ def test_few_shot_search_by_t2_and_its_evaluation_by_vllm_are_one_command(world,
     mixture = json.loads((tmp_path / "tiny_choose.json").read_text())
     assert found["config"]["model"] == "t2-vllm" and found["t2"]["base"] == mixture["base"]["fingerprint"]
     assert found["n-samples"]["tiny_choose"]["effective"] == len(WORDS) - 3  # without those that the search has seen
-    assert len(mixture["documents"]) == 3
+    assert len(mixture["documents"]) == 3 and mixture["settings"]["model"] == "t2-vllm"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "phi3", "granite"])
