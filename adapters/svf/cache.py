@@ -2,15 +2,14 @@
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from ..files import write_whole
 from ..paths import cache_dir
 from .basis import Basis, compute_basis
 
@@ -91,13 +90,5 @@ def _load(path: Path, key: str, weight: Tensor) -> Basis:
 def _save(path: Path, basis: Basis, key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = {"format": FORMAT, "weight": key, "side": "left" if basis.left else "right", "content": _content_hash(basis)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({"vectors": basis.vectors.cpu().contiguous(), "sigma": basis.sigma.cpu().contiguous()}, temporary, metadata=meta)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # safetensors reports a full disk as its own error
-            raise OSError(str(error)) from error
-        raise
+    tensors = {"vectors": basis.vectors.cpu().contiguous(), "sigma": basis.sigma.cpu().contiguous()}
+    write_whole(path, save(tensors, metadata=meta))

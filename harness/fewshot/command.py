@@ -91,6 +91,7 @@ def adapt_command(argv: Sequence[str]) -> int:
         prog="t2 adapt",
         description="Few-shot adaptation: search for the mixture of experts that does best on a few documents of a task, and write it "
         "to a file for `lm_eval --model t2 --model_args mixture=FILE`. The same command resumes an interrupted search.",
+        allow_abbrev=False,
     )
     parser.add_argument("--task", required=True, metavar="NAME", help="lm-eval's task or group, of generated text or multiple choice")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="mixture file (default: mixtures/TASK.json)")

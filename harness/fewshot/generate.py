@@ -1,6 +1,5 @@
 """Answers of model `t2` and their log-likelihoods from one pass: the scores that chose the tokens are the scores, no second forward."""
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -119,7 +118,7 @@ def _reply(lm: Any, tokens: list[int], scores: list[float], until: list[str]) ->
     count = next((n for n, token in enumerate(tokens, 1) if token in ends), len(tokens))
     if think is None and cut != text:  # else stop sequences inside the thoughts would have to be told apart
         count = min(count, _tokens_until(lm, tokens, until))
-    return Reply(cut, math.fsum(scores[:count]), count)
+    return Reply(cut, sum(scores[:count]), count)
 
 
 def _tokens_until(lm: Any, tokens: list[int], until: list[str]) -> int:

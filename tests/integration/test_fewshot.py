@@ -268,7 +268,7 @@ def test_a_search_has_the_settings_of_its_evaluation(world, tmp_path, monkeypatc
     ],
 )
 def test_options_that_the_evaluation_refuses_are_told_before_the_search(world, tmp_path, capsys, monkeypatch, more, says):
-    monkeypatch.setattr(adapt_module, "_model", lambda options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(adapt_module, "_load", lambda model, options: pytest.fail("a model was loaded"))
     words = ["eval", *arguments(world), "--strategy", "fewshot", "--tasks", "tiny_train", "--mixtures", str(tmp_path), *more]
     try:
         status = main(words)
@@ -340,15 +340,15 @@ def test_answers_of_nan_are_wrong_and_sampled_ones_do_not_differ_by_chance(world
     tasks = load_tasks("tiny_train", world.tasks, gen_kwargs="do_sample=true,temperature=5.0")
     documents = draw(tasks, 6, 0)
     judge = Judge(world.lm, prepare(tasks, documents), batch_size=3)
-    replies, ask = [], evaluate_module.generate
-    monkeypatch.setattr(evaluate_module, "generate", lambda *args: replies.append(ask(*args)) or replies[-1])
+    replies, ask = [], world.lm.replies
+    monkeypatch.setattr(world.lm, "replies", lambda *args: replies.append(ask(*args)) or replies[-1])
     list(judge.outcomes([Mixture.base(), Mixture.base()]))
     assert replies[0] == replies[1] and len({reply.text for reply in replies[0]}) > 1
     nan = [
         replace(reply, text=document.doc["a"], log_likelihood=float("nan")) for reply, document in zip(replies[0], documents, strict=True)
     ]
     for answers, right in ((nan, 0), ([replace(reply, log_likelihood=-1.0) for reply in nan], 6)):
-        monkeypatch.setattr(evaluate_module, "generate", lambda *_, answers=answers: answers)
+        monkeypatch.setattr(world.lm, "replies", lambda *_, answers=answers: answers)
         (outcome,) = judge.outcomes([Mixture.base()])
         assert outcome.right == right and json.dumps(outcome.as_dict(), allow_nan=False)
 
@@ -463,6 +463,17 @@ def test_bad_input_ends_with_one_message(world, tmp_path, monkeypatch, capsys, m
     monkeypatch.chdir(tmp_path)
     assert main(["adapt", *arguments(world), *more]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_and_a_shortened_option_are_told(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("t2.harness.vllm_import.distribution", lambda: None)
+    monkeypatch.delitem(sys.modules, "t2.harness.vllm_model", raising=False)
+    output = tmp_path / "m.json"
+    assert main(["adapt", *arguments(world), "--task", "tiny_train", "--model", "t2-vllm", "-o", str(output)]) == 2
+    assert "vLLM is not installed. on a CUDA machine" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["adapt", *arguments(world), "--task", "tiny_train", "--popul", "4", "-o", str(output)])
+    assert "unrecognized arguments: --popul 4" in capsys.readouterr().err and not output.exists()
 
 
 def test_experts_of_another_base_are_refused(world, tmp_path, capsys):
