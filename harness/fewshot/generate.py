@@ -49,7 +49,8 @@ def generate(lm: Any, requests: Sequence[Any], batch_size: int, mixtures: Sequen
         members.sort(key=lambda i: -len(requests[i].args[0]))
         for start in range(0, len(members), batch_size):
             part = members[start : start + batch_size]
-            found = _batch(lm, [requests[i].args[0] for i in part], requests[part[0]].args[1], mixtures and [mixtures[i] for i in part])
+            own = [mixtures[i] for i in part] if mixtures else None
+            found = _batch(lm, [requests[i].args[0] for i in part], requests[part[0]].args[1], own)
             for i, reply in zip(part, found, strict=True):
                 replies[i] = reply
     return replies  # type: ignore[return-value]
