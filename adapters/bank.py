@@ -86,11 +86,8 @@ class Bank:
 
     @contextmanager
     def linear_mixing(self) -> Iterator[bool]:
-        """Within the block, make mixtures in the way that is cheapest for a search that tries hundreds; False where there is no such way.
-
-        A bank that always makes them so has nothing to do.
-        """
-        yield True
+        """Within the block, make mixtures without matrix products, for a search that tries hundreds; False where that cannot be."""
+        yield False
 
     def with_experts(self, experts: Mapping[str, Expert]) -> Self:
         """Return a bank of other experts over the same model, whose weights are the base's.

@@ -57,21 +57,24 @@ class WorkerBank(ExpertBank):
         model, experts: see `ExpertBank`.
         budget: bytes of host memory; one mixture is kept in any case.
         device: where W' is made.
+
+    Attributes:
+        linear: whether the differences fit.
     """
 
     def __init__(self, model: nn.Module, experts: Mapping[str, Any], budget: int, device: torch.device) -> None:
         super().__init__(model, experts)
         own = sum(weight.numel() * weight.element_size() for weight in self._base.values())
         differences = sum(4 * self._base[name].numel() for expert in self.experts.values() for name in expert.vectors)
-        self._linear = own + differences <= budget
-        self._keep = 1 if self._linear or not own else max(1, budget // own)
+        self.linear = own + differences <= budget
+        self._keep = 1 if self.linear or not own else max(1, budget // own)
         self._device = device
         self._of_expert: dict[tuple[str, str], Tensor] = {}
 
     def _adapted(self, mixture: Mixture, name: str) -> Tensor:
         weight = self._base[name]
         here = weight.to(self._device)
-        if not self._linear:
+        if not self.linear:
             return adapted_weight(here, self._basis(name).to(self._device), self.scale(mixture, name).to(self._device)).to(weight.device)
         pairs = mixture.at(layer_of(name))
         mixed = here.float() * math.fsum(alpha for _, alpha in pairs)
@@ -120,8 +123,8 @@ class ExpertWorker:
         self._t2_model = self._t2_bank = None
 
     @answered
-    def t2_experts(self, paths: str, budget: int) -> None:
-        """Load experts and check them against the base.
+    def t2_experts(self, paths: str, budget: int) -> bool:
+        """Load experts and check them against the base; return `WorkerBank.linear`.
 
         Args:
             paths: name → folder, as JSON.
@@ -129,6 +132,7 @@ class ExpertWorker:
         """
         experts = {name: load_expert(Path(path)) for name, path in json.loads(paths).items()}
         self._t2_bank = WorkerBank(self._t2_model, experts, budget, self.device)
+        return self._t2_bank.linear
 
     @answered
     def t2_prepare(self, mixture: str) -> None:

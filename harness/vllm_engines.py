@@ -62,15 +62,22 @@ class Engines(ABC):
         """Return vLLM's outputs for prompts given as token ids, in order.
 
         Raises:
-            EngineError: an engine failed.
+            EngineError: an engine failed, now or in an earlier call.
         """
+        if self.failed:
+            raise EngineError(
+                "vLLM's engine failed, or was interrupted, in an earlier call, and may hold any weights: load the model again."
+            )
         try:
             return self.answer(rows, params, progress)
+        except KeyboardInterrupt:
+            self.failed = True  # it still answers these requests, and its weights cannot be changed under them
+            raise
         except Exception as error:
             self.failed = True
             raise EngineError(
-                f"vLLM's engine failed ({type(error).__name__}: {str(error)[:500]}). Answers are kept where lm_eval was given --use_cache; "
-                "then the same command goes on behind them. T2_TRACEBACK=1 shows where it failed."
+                f"vLLM's engine failed ({type(error).__name__}: {str(error)[:500]}). The same command goes on behind the answers that are "
+                "kept: those of a few-shot search, and lm_eval's with --use_cache. T2_TRACEBACK=1 shows where it failed."
             ) from error
 
 

@@ -52,6 +52,7 @@ def trouble() -> tuple[str, str] | None:
     if broken := broken_companions():
         why = f"vLLM cannot be imported beside {', '.join(broken)}, builds for CUDA, while torch is one for CPUs (text models need none)"
         return why, f"pip uninstall -y {' '.join(broken)}"
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as vLLM sets it: asking CUDA itself would spoil the processes it forks
     import torch
 
     if found == CUDA and not torch.cuda.is_available():

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
 from typing import Any
@@ -58,7 +59,7 @@ class EngineBank(Bank):
     def __init__(self, engines: Engines, experts: Mapping[str, Expert], budget: int) -> None:
         super().__init__(experts)
         self._engines, self._budget = engines, budget
-        engines.ask("t2_experts", json.dumps({name: str(e.path.resolve()) for name, e in experts.items()}), budget)
+        self._linear = engines.ask("t2_experts", json.dumps({name: str(e.path.resolve()) for name, e in experts.items()}), budget)
 
     def with_experts(self, experts: Mapping[str, Expert]) -> "EngineBank":
         """See `Bank`."""
@@ -67,6 +68,16 @@ class EngineBank(Bank):
     def prepare(self, mixture: Mixture, quiet: bool = False) -> None:
         """See `Bank`."""
         self._engines.ask("t2_prepare", write_mixture(mixture))
+
+    @contextmanager
+    def linear_mixing(self) -> Iterator[bool]:
+        """See `Bank`; workers mix so wherever the experts' differences fit into their budget."""
+        if not self._linear:
+            log.warning(
+                "The experts' differences do not fit into mixture_cache_gib=%g; every mixture is made by matrix products.",
+                self._budget / 2**30,
+            )
+        yield self._linear
 
     def _switch(self, mixture: Mixture) -> None:
         if self._engines.failed:
@@ -238,6 +249,14 @@ class T2VLLM(Adaptive, VLLM):
         if isinstance(self.cache_hook, _AsAsked):
             self.cache_hook.take(requests)
         return super().generate_until(requests, disable_tqdm)
+
+    @staticmethod
+    def modify_gen_kwargs(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], list[str], int]:
+        """As lm-eval's, but greedy where a task does not say otherwise, as lm-eval's `hf` is: vLLM's own temperature is 1."""
+        options, until, room = VLLM.modify_gen_kwargs(*args, **kwargs)
+        if not (args[0] if args else kwargs["gen_kwargs"]).get("do_sample"):
+            options.setdefault("temperature", 0.0)
+        return options, until, room
 
     def _model_generate(self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
         if not generate or sampling_params is None:  # lm-eval's way to ask for the log-probabilities of what is given

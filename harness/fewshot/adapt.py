@@ -154,7 +154,7 @@ def _check_finished(path: Path, settings: dict[str, Any]) -> None:
     made = read_mixture(path).data.get("settings")
     if made != settings:
         old = made if isinstance(made, dict) else {}
-        other = [name for name in settings if settings[name] != old.get(name)]
+        other = [name for name in {**settings, **old} if settings.get(name) != old.get(name)]
         raise T2Error(
             f"{path} is there already, made with another {', '.join(other)}. Choose another --output (of `t2 eval`: --mixtures), or "
             "delete it."
@@ -175,7 +175,8 @@ def _model_class(name: str) -> Any:
 def _load(model: Any, options: AdaptOptions) -> Any:
     from ..strategy import Strategy
 
-    lm = model(**{**options.model_args, "strategy": "base"}, batch_size=options.batch_size)
+    batch_size = "auto" if options.model == "t2-vllm" else options.batch_size  # an engine makes its own batches
+    lm = model(**{**options.model_args, "strategy": "base"}, batch_size=batch_size)
     if lm.bank is None:
         lm._load_bank(Strategy("fixed"), None)  # the shipped experts; it has loaded those that are named
     if lm.bank is None or not lm.bank.answering:
@@ -198,7 +199,7 @@ class _Adaptation:
         asked = [prepare(tasks, part, **prompts) for part in (self.shots, self.select)]
         self.judge = Judge(lm, asked[0], options.metric, options.batch_size)
         self.chooser = Judge(lm, asked[1], options.metric, options.batch_size) if self.select else None
-        self.mixing = "linear" if self.judge.at_once == 1 else "row by row"
+        self.mixing = "row by row"
         self.evaluated = {name: len(task.eval_docs) for name, task in tasks.items()}
         self.identity = {
             "fingerprint": lm.fingerprint,
@@ -213,7 +214,9 @@ class _Adaptation:
 
     def run(self) -> dict[str, Any]:
         """Return the content of the mixture file."""
-        with self.lm.bank.linear_mixing() if self.judge.at_once == 1 else nullcontext():
+        with self.lm.bank.linear_mixing() if self.judge.at_once == 1 else nullcontext() as linear:
+            if linear is not None:
+                self.mixing = "linear" if linear else "by products"
             base = self._known("base", "base") or self._evaluate("base", {"base": Mixture.base()})
             log.info("The base model gets %d of %d few-shot documents right.", base.right, len(self.shots))
             searches = {form: self._search(form, base) for form in self.options.forms}

@@ -6,13 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ...adapters.mixture import Mixture
 from .reply import Reply
 
 STEPS = 32
 """Tokens between two looks at which rows have ended: those leave the batch, which would else be as slow as its longest reply is long."""
+
+_WITHOUT_LENGTH = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty",
+                   "no_repeat_ngram_size", "max_length", "use_cache", "output_attentions", "output_hidden_states",
+                   "transformers_version", "_from_model_config"}  # fmt: skip
+"""What a checkpoint's generation settings may name if its replies are to be made piece by piece."""
 
 
 class _LogLikelihoods(LogitsProcessor):
@@ -65,12 +71,11 @@ def _batch(lm: Any, contexts: list[str], options: dict[str, Any], mixtures: list
     ids, mask = lm.tok_batch_encode(contexts, left_truncate_len=lm.max_length - room, truncation=lm.truncation)
     ids, mask = ids.to(lm.device), mask.to(lm.device)
     longest = kwargs.pop("max_length", ids.shape[1] + room)
-    # a sample's numbers are drawn by all rows at once, and other options may look at a reply's length so far: these are made in one piece
-    steps = STEPS if not kwargs["do_sample"] and kwargs.keys() <= {"do_sample", "temperature"} else longest
+    steps = STEPS if _rows_can_leave(lm, kwargs) else longest
     rows, cache = list(range(len(contexts))), None  # those that have not ended, and their keys and values
     tokens: list[list[int]] = [[] for _ in rows]
     scores: list[list[float]] = [[] for _ in rows]
-    while rows:
+    while True:
         noted, start = _LogLikelihoods(), ids.shape[1]
         with lm.bank.row_by_row([mixtures[i] for i in rows]) if mixtures else nullcontext():
             made = lm._model_generate(
@@ -90,18 +95,38 @@ def _batch(lm: Any, contexts: list[str], options: dict[str, Any], mixtures: list
         if ids.shape[1] < start + steps or ids.shape[1] >= longest:
             break
         left = [k for k, i in enumerate(rows) if not _ended(lm, tokens[i], until)]
+        if not left:
+            break
         if len(left) < len(rows):
-            keep = torch.tensor(left, device=lm.device)
+            keep = torch.tensor(left)  # on the CPU: layers may be on several devices
             ids, mask, rows = ids[keep], mask[keep], [rows[k] for k in left]
-            if rows and cache is not None:
-                cache.batch_select_indices(keep)
+            cache.batch_select_indices(keep)
         mask = torch.cat([mask, mask.new_ones(len(rows), ids.shape[1] - start)], 1)
     return [_reply(lm, *row, until) for row in zip(tokens, scores, strict=True)]
 
 
+def _rows_can_leave(lm: Any, options: dict[str, Any]) -> bool:
+    """Return whether a reply is the same if it is made piece by piece, in batches that shrink.
+
+    Not where all rows draw random numbers at once, nor under options that look at a reply's length so far, nor with caches whose rows
+    cannot be selected (linear attention).
+    """
+    layers = DynamicCache(config=lm.model.config.get_text_config(decoder=True)).layers
+    return (
+        not options["do_sample"]
+        and options.keys() <= {"do_sample", "temperature"}
+        and lm.model.generation_config.to_diff_dict().keys() <= _WITHOUT_LENGTH
+        and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    )
+
+
 def _ended(lm: Any, tokens: list[int], until: list[str]) -> bool:
+    if not set(_ends(lm)).isdisjoint(tokens):
+        return True
+    if lm.think_end_token is not None:  # a thought may hold a stop sequence, and goes on
+        return False
     text = lm.tok_decode(tokens, skip_special_tokens=False)
-    return not set(_ends(lm)).isdisjoint(tokens) or any(stop and stop in text for stop in until)
+    return any(stop and stop in text for stop in until)
 
 
 def _reply(lm: Any, tokens: list[int], scores: list[float], until: list[str]) -> Reply:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
+from transformers import GenerationConfig
 
 from t2.adapters.mixture import Mixture
 from t2.harness.cli import main
@@ -178,12 +179,15 @@ def test_one_pass_gives_lm_evals_answers_and_the_likelihoods_of_a_second_pass(wo
     assert len({r.tokens for r in replies}) > 1
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_rows_that_have_ended_leave_the_batch(world, monkeypatch, mixed):
+@pytest.mark.parametrize(
+    ("mixed", "until", "all_end"),
+    [(False, ["\n", "e"], False), (True, ["\n", "e"], False), (False, ["\n", "e", "\ufffd"], True)],
+)
+def test_rows_that_have_ended_leave_the_batch(world, monkeypatch, mixed, until, all_end):
     lm = T2LM(world.base, strategy="expert:math", experts=world.experts)
     lm.apply_mixture(Mixture.single("math"))
     mixtures = [Mixture.single(("math", "code")[i % 2]) for i in range(len(QUESTIONS))] if mixed else None
-    stops = {"until": ["\n", "e", "\ufffd\x00"], "max_gen_toks": 40}
+    stops = {"until": until, "max_gen_toks": 40}
     asked = [Instance("generate_until", {}, (q, dict(stops)), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
     rows, ask = [], lm._model_generate
     monkeypatch.setattr(lm, "_model_generate", lambda **k: rows.append(len(k["context"])) or ask(**k))
@@ -195,12 +199,41 @@ def test_rows_that_have_ended_leave_the_batch(world, monkeypatch, mixed):
     assert [(r.text, r.tokens) for r in found] == [(r.text, r.tokens) for r in expected]
     assert [r.log_likelihood for r in found] == pytest.approx([r.log_likelihood for r in expected], abs=1e-3)
     later = rows[1:]
-    assert later[0] == 24 and later == sorted(later, reverse=True) and later[-1] < 20 and len(set(later)) > 3
-    assert len(later) == -(-max(r.tokens for r in found) // 3)
+    assert later[0] == 24 and later == sorted(later, reverse=True) and (later[-1] < 20 or all_end)
+    assert len(later) == -(-max(r.tokens for r in found) // 3) and (max(r.tokens for r in found) < 40) == all_end
     for option in ({"do_sample": True, "temperature": 1.0}, {"repetition_penalty": 1.1}):
         rows.clear()
         generate(lm, [Instance("generate_until", {}, (i.args[0], stops | option), 0, ("t", 0, 1)) for i in asked], 24, mixtures)
         assert rows == [24], option
+    for name, value in (("min_new_tokens", 2), ("cache_implementation", "static")):  # a checkpoint's own
+        with monkeypatch.context() as patch:
+            patch.setattr(lm.model.generation_config, name, value)
+            assert not generate_module._rows_can_leave(lm, {"do_sample": False, "temperature": 0.0})
+    assert generate_module._rows_can_leave(lm, {"do_sample": False, "temperature": 0.0})
+
+
+def test_a_thought_with_a_stop_sequence_in_it_goes_on(world, monkeypatch):
+    lm = T2LM(world.base, strategy="base")
+    options = {"until": ["e"], "max_gen_toks": 40, "do_sample": False}
+    asked = [Instance("generate_until", {}, (q, dict(options)), 0, ("t", i, 1)) for i, q in enumerate(QUESTIONS)]
+    monkeypatch.setattr(lm, "think_end_token", "</think>")
+    monkeypatch.setattr(generate_module, "STEPS", 3)
+    tokens, reply = [], generate_module._reply
+    monkeypatch.setattr(generate_module, "_reply", lambda lm, said, *more: tokens.append(said) or reply(lm, said, *more))
+    generate(lm, asked, 24)
+    assert any("e" in lm.tok_decode(said[:20]) and len(said) == 40 for said in tokens)
+
+
+def test_rows_of_a_cache_that_cannot_be_selected_from_stay():
+    from transformers import AutoConfig
+
+    def model(family, **sizes):
+        config = AutoConfig.for_model(family, num_hidden_layers=2, **sizes)
+        return SimpleNamespace(model=SimpleNamespace(config=config, generation_config=GenerationConfig()))
+
+    greedy = {"do_sample": False, "temperature": 0.0}
+    assert generate_module._rows_can_leave(model("llama"), greedy) and generate_module._rows_can_leave(model("gemma2"), greedy)
+    assert not generate_module._rows_can_leave(model("lfm2", layer_types=["conv", "full_attention"]), greedy)
 
 
 def test_multiple_choice(world, tmp_path):
@@ -405,6 +438,11 @@ def test_a_finished_search_is_not_repeated_and_not_overwritten(world, tmp_path):
     path = adapt(options(world, tmp_path / "m.json", iterations=1))
     before = path.read_bytes()
     assert adapt(options(world, path, iterations=1)).read_bytes() == before
+    made = json.loads(before)
+    path.write_text(json.dumps(made | {"settings": made["settings"] | {"model": "t2-vllm"}}))
+    with pytest.raises(T2Error, match=r"made with another model\. Choose"):
+        adapt(options(world, path, iterations=1))
+    path.write_bytes(before)
     with pytest.raises(T2Error, match=r"made with another iterations, seed\. Choose another --output \(of `t2 eval`: --mixtures\)"):
         adapt(options(world, path, iterations=2, seed=1))
 

@@ -368,6 +368,30 @@ def test_every_mixture_of_a_task_that_samples_draws_the_same_numbers(both):
     assert first == second and len({reply.text for reply in first}) == 4
 
 
+def test_a_task_that_names_no_temperature_is_greedy_as_under_t2(both):
+    asked = questions(tokens=12)
+    for request in asked:
+        del request.args[1]["do_sample"]
+    texts = [[shown(text) for text in plain(lm, "generate_until", asked)] for lm in both]
+    assert texts[0] == texts[1] == [shown(reply.text) for reply in both[0].replies(asked, 4)]
+
+
+def test_an_interrupt_is_an_interrupt(both, monkeypatch):
+    lm = both[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.engines, "failed", False)
+        patch.setattr(lm.model, "generate", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        lm.apply_mixture(Mixture.single("math"))
+        with pytest.raises(KeyboardInterrupt):
+            lm.replies(questions(), 4)
+        switches = lm.bank.switches
+        lm.apply_mixture(Mixture.base())  # the engine may still be answering: nothing is asked of it
+        with pytest.raises(T2Error, match="was interrupted, in an earlier call"):
+            lm.replies(questions(), 4)
+    lm.bank.current = Mixture.single("math")
+    assert not lm.engines.failed and lm.apply_mixture(Mixture.base()) and lm.bank.switches > switches
+
+
 def test_a_search_in_the_engine_finds_what_t2_finds(world, both, tmp_path):
     theirs = both[1]
     theirs.bank.apply(Mixture.parse("math=0.4+code=0.3+reasoning=0.3"))
@@ -394,18 +418,21 @@ def test_a_search_in_the_engine_finds_what_t2_finds(world, both, tmp_path):
     assert (ours["base"], ours["documents"]) == (reference["base"], reference["documents"])
     assert ours["cost"]["tokens_out"] == reference["cost"]["tokens_out"]
     assert (ours["settings"]["model"], "model" in reference["settings"]) == ("t2-vllm", False)  # files of t2 are as they were
+    assert (ours["cost"]["mixing"], reference["cost"]["mixing"]) == ("linear", "linear")
     assert "vllm" in ours["machine"] and "vllm" not in reference["machine"]
 
 
 def test_few_shot_search_and_evaluation_by_vllm_are_one_command(world, tmp_path):
     arguments = f"pretrained={world.base},experts={world.experts},dtype=float32,max_model_len=1024,gpu_memory_utilization=0.5"
-    command = [sys.executable, "-m", "t2.harness.cli", "eval", "--model", "t2-vllm", "--strategy", "fewshot", "--tasks", "tiny_choose"]
+    command = [sys.executable, "-m", "t2.harness.cli", "eval", "--model", "t2-vllm", "--strategy", "fewshot"]
+    command += ["--tasks", "tiny_choose,tiny_generate"]  # four engines, one after the other
     command += ["--model_args", arguments, "--include_path", str(world.root / "tasks"), "--shots", "3", "--population", "3"]
     command += ["--iterations", "1", "--mixtures", str(tmp_path), "--output_path", str(tmp_path / "out"), "--batch_size", "auto"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
-    (results,) = (tmp_path / "out").rglob("results_*.json")
-    found = json.loads(results.read_text())
+    written = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("results_*.json")]
+    assert sorted(task for results in written for task in results["results"]) == ["tiny_choose", "tiny_generate"]
+    found = next(results for results in written if "tiny_choose" in results["results"])
     mixture = json.loads((tmp_path / "tiny_choose.json").read_text())
     assert found["config"]["model"] == "t2-vllm" and found["t2"]["base"] == mixture["base"]["fingerprint"]
     assert found["n-samples"]["tiny_choose"]["effective"] == len(WORDS) - 3  # without those that the search has seen
@@ -479,6 +506,7 @@ def test_an_engine_that_dies_ends_the_run_and_keeps_what_was_answered(world, tmp
         lm.generate_until(questions())
     assert calls == [2, 2, 2]
     calls.clear()
+    monkeypatch.setattr(lm.lm.engines, "failed", False)  # as in a new process
     monkeypatch.setattr(lm.lm.model, "generate", lambda prompts, *a, **k: calls.append(len(prompts)) or whole(prompts, *a, **k))
     assert lm.generate_until(questions()) == expected
     assert sum(calls) == 2  # the four that were answered are not asked again
@@ -514,6 +542,7 @@ def test_two_engines_or_two_shards_answer_as_one(world, size):
         found[n] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # workers write there too
     assert found[1]["texts"] == found[2]["texts"] and found[1]["chosen"] == found[2]["chosen"] and len(set(found[1]["chosen"])) > 1
     assert max(abs(a - b) for a, b in zip(found[1]["scores"], found[2]["scores"], strict=True)) < 1e-3
+    assert found[2]["likelihoods"] == pytest.approx(found[1]["likelihoods"], abs=1e-3)
     assert found[2]["base"] == pytest.approx(found[1]["base"], abs=1e-3)
 
 
@@ -538,7 +567,9 @@ def main():
         "scores": [score for score, _ in lm.loglikelihood(scored)],
         "base": [score for score, _ in lm.host.loglikelihood(lm, scored)],
         "memory": lm.peak_memory(),
+        "likelihoods": [reply.log_likelihood for reply in lm.replies(asked, 1)],
     }
+    lm.close()
     print(json.dumps(found), flush=True)
     os._exit(0)
 
@@ -555,7 +586,7 @@ def test_many_mixtures_do_not_need_many_matrix_products(world):
     experts = {name: load_expert(path) for name, path in find_experts(world.experts).items()}
     exact = {m: WorkerBank(model, experts, 0, torch.device("cpu")).weights(m) for m in MIXTURES}
     linear = WorkerBank(model, experts, 2**30, torch.device("cpu"))
-    assert linear._linear
+    assert linear.linear and not WorkerBank(model, experts, 0, torch.device("cpu")).linear
     for mixture, weights in exact.items():
         for name, weight in linear.weights(mixture).items():
             if mixture.layers or len(mixture.weights) > 1:
