@@ -434,6 +434,11 @@ def test_other_versions_of_a_question_are_contaminated_and_a_groups_tasks_are_kn
     assert "was found on task" not in caplog.text
 
 
+def test_the_file_tells_that_memory_did_not_suffice_for_linear_mixing(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("t2.adapters.bank.free_memory", lambda device: 1000)
+    assert read_mixture(adapt(options(world, tmp_path / "m.json", iterations=1))).data["cost"]["mixing"] == "by products"
+
+
 def test_a_finished_search_is_not_repeated_and_not_overwritten(world, tmp_path):
     path = adapt(options(world, tmp_path / "m.json", iterations=1))
     before = path.read_bytes()
