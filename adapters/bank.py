@@ -133,7 +133,8 @@ class ExpertBank(Bank):
     """A bank over a transformers model, switched by exchanging whole weight tensors, so nothing drifts.
 
     The base tensors are never written to: `apply` puts freshly made W' tensors in their place and the very same base tensors back. The
-    last `keep` mixtures stay in memory, each as large as the adapted matrices.
+    last `keep` mixtures stay in memory, each as large as the adapted matrices; where that is short, none does, and the base is put back
+    before the next one is made.
 
     Args:
         model: a model of `nn.Linear` layers.
@@ -177,9 +178,20 @@ class ExpertBank(Bank):
         return self._base if mixture.is_base else {**self._base, **self._merged(mixture)}
 
     def _switch(self, mixture: Mixture) -> None:
-        weights = self.weights(mixture)
+        if not mixture.is_base and mixture not in self._kept and not self._room():
+            self._kept.clear()
+            self._put(self._base)
+            self.current = Mixture.base()
+        self._put(self.weights(mixture))
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
         for name, layer in self._layers.items():
             layer.weight.data = weights[name]
+
+    def _room(self) -> bool:
+        """Return whether one more mixture can be made while another is in force."""
+        size = sum(weight.nbytes for weight in self._base.values())
+        return free_memory(next(iter(self._base.values())).device) > 1.25 * size  # a quarter for what is made on the way
 
     def scale(self, mixture: Mixture, name: str) -> Tensor:
         """Return z' = Σ α_k z_k ``[r]`` for the matrix `name`; an expert that does not adapt this matrix counts as z = 1."""

@@ -173,7 +173,7 @@ class Dispatcher(Asker):
             found = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                past_key_values=self._prefix.cache(len(rows)),
+                past_key_values=self._prefix.cache(rows),
                 generation_config=GenerationConfig(
                     max_new_tokens=MAX_REPLY,
                     do_sample=False,

@@ -88,8 +88,11 @@ def load_expert(path: str | Path) -> Expert:
     if not weights.is_file():
         raise AdapterError(f"{weights} is missing: the expert is incomplete; copy or train it again.")
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    files = card.get("files") or {}
+    if not isinstance(files, dict):
+        raise AdapterError(f"{path / CARD} names {files!r} for its files' hashes. Copy the expert again, or train it again.")
     for name in (CONFIG, WEIGHTS):
-        expected = card.get("files", {}).get(name)
+        expected = files.get(name)
         found = hashlib.sha256((path / name).read_bytes()).hexdigest()
         if expected and expected != found:
             raise AdapterError(

@@ -9,7 +9,8 @@ import torch
 def free_memory(device: torch.device) -> int:
     """Return the bytes that can still be allocated on `device`; the host's for any device but CUDA."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch keeps what was freed
+        return torch.cuda.mem_get_info(device)[0] + unused
     return psutil.virtual_memory().available
 
 

@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from .errors import AdapterError
+
+_ROOM = 64  # tokens that may follow what is read: a reply, or a category's name
 
 # Letters in the shapes: b prompts in a batch, p tokens of the shared beginning, t tokens of the longest rest, v vocabulary.
 
@@ -18,13 +23,22 @@ class SharedPrefix:
         model: a causal language model in eval mode.
         ids: the shared beginning, at least one token.
         pad_id: any token id; what it stands for is masked.
-        share: False computes the beginning anew in every batch (the reference that tests compare with, and the way of models that keep a
-            state other than keys and values).
+        share: False computes the beginning anew in every batch (the reference that tests compare with).
+
+    Raises:
+        AdapterError: the model keeps a state other than keys and values, which padding between two parts of a text would change.
     """
 
     def __init__(self, model: Any, ids: Sequence[int], pad_id: int, share: bool = True) -> None:
         self.model, self.ids, self.pad_id = model, list(ids), pad_id
-        self.share = share and not getattr(model, "_is_stateful", False)
+        layers = [] if getattr(model, "_is_stateful", False) else DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+        if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+            raise AdapterError(
+                f"{type(model).__name__} keeps a state besides keys and values (linear attention, state space), which dispatch=score and "
+                "dispatch=generate cannot share among prompts. Use dispatch=probe, or name the expert: strategy=expert:NAME."
+            )
+        self._window = min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None)
+        self.share = share
         self.device = model.get_input_embeddings().weight.device
         self._states: list[tuple[Tensor, Tensor]] | None = None
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -33,27 +47,37 @@ class SharedPrefix:
     def last_logits(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, "Continuation"]:
         """Read the beginning and each of `rows`; return the logits after the last token ``[b, v]`` and what is needed to go on."""
         ids, mask = self.batch(rows)
-        cache = self.cache(len(rows))
+        cache = self.cache(rows)
         seen = cache.get_seq_length()
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         out = self._forward(ids[:, seen:], mask, positions[:, seen:], cache, keep=1)
         return out[:, -1].float(), Continuation(self, cache, mask)
 
     def batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask, both ``[b, p + t]``; the padding lies between the beginning and the rest."""
-        width = max(len(r) for r in rows)
-        ids = [self.ids + [self.pad_id] * (width - len(r)) + list(r) for r in rows]
-        mask = [[1] * len(self.ids) + [0] * (width - len(r)) + [1] * len(r) for r in rows]
+        """Return token ids and mask, both ``[b, p + t]``.
+
+        The padding lies between the beginning and the rest; in front of both where an attention window is shorter than that, for windows
+        count padding too.
+        """
+        width, front = max(len(r) for r in rows), 0 if self._within(rows) else 1
+        gaps = [[0] * (width - len(r)) for r in rows]
+        mask = [front * gap + [1] * len(self.ids) + (1 - front) * gap + [1] * len(r) for gap, r in zip(gaps, rows, strict=True)]
+        padding = [[self.pad_id] * len(gap) for gap in gaps]
+        ids = [front * gap + self.ids + (1 - front) * gap + list(r) for gap, r in zip(padding, rows, strict=True)]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
-    def cache(self, size: int) -> DynamicCache:
-        """Return a cache that holds the beginning for `size` prompts; an empty one where nothing is shared."""
-        cache = DynamicCache()
-        if not self.share:
+    def _within(self, rows: Sequence[Sequence[int]]) -> bool:
+        return self._window is None or len(self.ids) + max(len(r) for r in rows) + _ROOM <= self._window
+
+    def cache(self, rows: Sequence[Sequence[int]]) -> DynamicCache:
+        """Return a cache that holds the beginning for each of `rows`; an empty one where nothing is shared."""
+        cache, size = DynamicCache(), len(rows)
+        if not (self.share and self._within(rows)):
             return cache
         if (states := self._states) is None:
             first = DynamicCache()
-            ids, mask = self.batch([[]])
+            ids = torch.tensor([self.ids], device=self.device)
+            mask = torch.ones_like(ids)
             self._forward(ids, mask, mask.cumsum(-1) - 1, first, keep=1)
             states = self._states = [(layer.keys, layer.values) for layer in first.layers]  # type: ignore[assignment]
         for i, (keys, values) in enumerate(states):  # type: ignore[arg-type]

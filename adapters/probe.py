@@ -89,7 +89,8 @@ def load_probe(folder: Path) -> Probe:
     sha256 = hashlib.sha256(data).hexdigest()
     if not isinstance(card, dict) or card.get("kind") != "probe":
         raise AdapterError(f"{folder / CARD} is not the card of a probe. {cure}")
-    if card.get("files", {}).get(WEIGHTS) != sha256:
+    files = card.get("files")
+    if not isinstance(files, dict) or files.get(WEIGHTS) != sha256:
         raise AdapterError(f"{folder / WEIGHTS} is not the file that its card describes (sha256 {sha256}): changed or damaged. {cure}")
     try:
         tensors = load(data)

@@ -33,7 +33,7 @@ def export_expert(run: Run) -> Path:
     shutil.rmtree(temporary.parent, ignore_errors=True)
     temporary.mkdir(parents=True)
     adapter = json.loads((folder / "best" / CONFIG).read_text(encoding="utf-8"))
-    # names only: where the base lay on this machine is nobody's business
+    # as the user named it, not where a cache of this machine has it
     adapter["base_model_name_or_path"] = model_name(run)
     if isinstance(adapter["target_modules"], list):
         adapter["target_modules"].sort()
@@ -66,7 +66,7 @@ def export_best(made: Mapping[str, Path], config: TrainConfig, diverged: Sequenc
 
 
 def model_name(run: Run) -> str:
-    """Return the base model's public name: as given, or the default model's."""
+    """Return the base model's name: as given, a folder too, or the default model's."""
     return run.config.model or "SmolLM2-135M-Instruct (t2's default model, Q4_1 weights made dense)"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import math
 import re
 import types
 from collections.abc import Sequence
@@ -211,6 +212,10 @@ def parse_config(values: dict[Any, Any], errors: list[str], source: str) -> Trai
         errors.append(
             f"name becomes a folder and an argument of lm_eval: letters, digits, _ . - only, the first a letter or digit; got {name!r}"
         )
+    if clean.get("name") in ("base", "others"):
+        errors.append(f"name {clean['name']!r} means the unadapted weights wherever experts are named; give another")
+    if not 0 <= clean.get("seed", 0) < 2**32:
+        errors.append(f"seed must be from 0 to {2**32 - 1}; got {clean['seed']}")
     errors += [f"{key} must be positive; got {clean[key]}" for key in _POSITIVE if clean.get(key) is not None and not clean[key] > 0]
     if clean.get("kl_coef", 0) < 0:
         errors.append(f"kl_coef must not be negative; got {clean['kl_coef']}")
@@ -236,7 +241,9 @@ def _coerce(value: Any, hint: Any) -> Any:
             raise ValueError
         return value
     if hint is float and (isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))):
-        return float(value)  # YAML 1.1 reads 2e-3 as text
+        value = float(value)  # YAML 1.1 reads 2e-3 as text
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise TypeError
     return value

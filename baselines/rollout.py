@@ -1,11 +1,14 @@
 """Sampling replies from the policy. Shapes: B replies, P prompt tokens (left-padded), T reply tokens (right-padded)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+from ..harness.errors import T2Error
 
 
 @dataclass
@@ -43,12 +46,28 @@ class Rollouts:
         return Rollouts(ids[:, keep], mask[:, keep], reply[:, :length], [self.texts[i] for i in index.tolist()])
 
 
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str] | None:
+    """Return what renders messages by the tokenizer's chat template, as lm-eval's models do; None where it has none."""
+    if tokenizer.chat_template is None:
+        return None
+
+    def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        from jinja2 import TemplateError
+
+        how: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        try:
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **how))  # type: ignore[arg-type]
+        except TemplateError:  # it has no system turn
+            kept = [message for message in messages if message["role"] != "system"]
+            return str(tokenizer.apply_chat_template(kept, tokenize=False, **how))  # type: ignore[arg-type]
+
+    return render
+
+
 def chat_prompts(tokenizer: PreTrainedTokenizerBase, messages: Sequence[str]) -> list[str]:
     """Wrap each user message in the tokenizer's chat template; where it has none the message is the prompt."""
-    if tokenizer.chat_template is None:
-        return list(messages)
-    chats = [[{"role": "user", "content": message}] for message in messages]
-    return [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
+    render = chat_template(tokenizer)
+    return list(messages) if render is None else [render([{"role": "user", "content": message}]) for message in messages]
 
 
 @torch.no_grad()
@@ -79,9 +98,15 @@ def generate(
 
 
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end a reply."""
+    """Return the tokens that end a reply.
+
+    Raises:
+        T2Error: neither the model nor its tokenizer has one.
+    """
     end = getattr(model.generation_config, "eos_token_id", None)
     end = tokenizer.eos_token_id if end is None else end
+    if end is None:
+        raise T2Error("Neither the model's generation_config nor its tokenizer names an end-of-text token (eos_token): replies have no end.")
     return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]
 
 

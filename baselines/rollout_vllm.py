@@ -54,6 +54,10 @@ class VllmSampler:
         self._tolerance = TOLERANCE[config.dtype]
         self._held: tuple[Tensor, ...] | None = None
 
+    def close(self) -> None:
+        """End the engine: a second one in this process would be ended with it."""
+        self._engine.close()
+
     def update(self, model: nn.Module) -> None:
         """Give the engine the weights of `model`, a PEFT model, if its trained numbers have changed."""
         now = tuple(p.detach() for p in model.parameters() if p.requires_grad)
@@ -85,7 +89,7 @@ class VllmSampler:
         rows = tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]
         params = [
             SamplingParams(
-                temperature=temperature, max_tokens=max_new_tokens, seed=seed * 4096 + i, stop_token_ids=ends, logprobs=0, detokenize=False
+                temperature=temperature, max_tokens=max_new_tokens, seed=(seed * 4096 + i) % 2**63, stop_token_ids=ends, logprobs=0, detokenize=False
             )
             for i in range(len(rows))
         ]

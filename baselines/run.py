@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import platform
 import random
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from .dispatch_task import DISPATCH
 from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
-from .rollout import Rollouts, chat_prompts, end_ids, generate
+from .rollout import Rollouts, chat_prompts, chat_template, end_ids, generate
 from .run_folder import RunFolder
+
+logger = logging.getLogger("t2.train")
 
 _PROGRESS = ("step", "best", "stale", "seconds", "cpu_seconds", "peak_memory")
 
@@ -120,7 +123,10 @@ class Run:
 
     def prompts(self, docs: Sequence[dict[str, Any]]) -> list[str]:
         """Return the documents' prompts, in the chat template."""
-        return chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
+        if self.task.context is None:
+            return chat_prompts(self.tokenizer, [self.task.prompt(doc) for doc in docs])
+        template = chat_template(self.tokenizer)
+        return [self.task.context(doc, template) for doc in docs]
 
     def length(self, doc: dict[str, Any]) -> int:
         """Return the length of a document's prompt in characters: batches of like length have little padding."""
@@ -222,6 +228,12 @@ class Run:
             self.keep_best()  # a kill may have come between the state and the best adapter
         return state
 
+    def close(self) -> None:
+        """Let go of what another run in this process may want: the folder, and vLLM's engine."""
+        if self.sampler is not None:
+            self.sampler.close()
+        self.folder.release()
+
     def checked_norm(self, norm: float) -> float:
         """Return the gradient's norm.
 
@@ -258,14 +270,28 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
     Of the model's own generation settings only the ends of a reply stay: with a repetition penalty, say, replies are not the policy's.
     """
     base, tokenizer = load_model(source, "model", getattr(torch, dtype)), load_tokenizer(source, "model")
+    if quantised := getattr(base, "quantization_method", None):
+        raise T2Error(f"model {source} is quantised ({getattr(quantised, 'value', quantised)}), and t2 train takes weights as they were before.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
     return base, tokenizer
 
 
+def _tell_unmatched(wanted: Set[str], adapted: Sequence[str], config: TrainConfig) -> None:
+    """Warn of names of modules that the model has not: PEFT raises only where none of them is there."""
+    if missing := sorted(wanted - {name.rpartition(".")[2] for name in adapted}):
+        logger.warning(
+            "The model has no %s: %s adapts %s alone. target_modules=all-linear takes every linear layer.",
+            ", ".join(missing),
+            config.method,
+            ", ".join(sorted(wanted - set(missing))),
+        )
+
+
 def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:
     adapter = adapter_config(config)
+    wanted = set(adapter.target_modules) if isinstance(adapter.target_modules, set | list) else set()  # type: ignore[attr-defined]
     try:
         model = get_peft_model(base, adapter)  # type: ignore[arg-type]
     except ValueError as error:
@@ -273,6 +299,7 @@ def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:
             f"target_modules={config.target_modules or 'null'} with method={config.method} cannot be adapted on model "
             f"{config.model or 'null, the default'}: {error} Give target_modules=all-linear, or another of {', '.join(PRESETS)}."
         ) from error
+    _tell_unmatched(wanted, model.targeted_module_names, config)
     if isinstance(adapter, SvfConfig):
         layers = [module for module in model.modules() if isinstance(module, SvfLayer)]
         for layer in tqdm(layers, desc="singular vectors", unit="matrix"):

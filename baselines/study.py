@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -58,7 +60,7 @@ class Row:
     def label(self) -> str:
         """Name of the row's files."""
         what = self.strategy or ("base" if self.run is None else f"{self.run}-seed{self.seed}")
-        return f"{what}-{self.task}"
+        return re.sub(r"[^\w.+-]", "_", f"{what}-{self.task}")  # a run may be named by its file's path
 
 
 def load_study(path: str | Path) -> Study:
@@ -70,6 +72,9 @@ def load_study(path: str | Path) -> Study:
     path, values = read_yaml(path, "studies", "study")
     known = {f.name for f in fields(Study)}
     errors = [f"unknown key {key!r}.{nearest(str(key), known)}" for key in values if key not in known]
+    for key in ("name", "output"):
+        if not isinstance(values.get(key, "runs"), str):
+            errors.append(f"{key} must be text; got {values[key]!r}")
     if not values.get("name"):
         errors.append("name is required")
     runs, strategies = values.get("runs", {}), values.get("strategies", {})
@@ -83,7 +88,7 @@ def load_study(path: str | Path) -> Study:
         errors.append("strategies must map labels to options of t2 eval: strategy, and model_args, if any, as a mapping")
     elif "base" in strategies:
         errors.append("the base model has a row of its own: give the strategy 'base' another label")
-    if strategies and not _names(values.get("tasks")):
+    if (strategies or "tasks" in values) and not _names(values.get("tasks")):
         errors.append("strategies need tasks, a list of lm-eval's")
     elif isinstance(strategies, dict):
         for label, own in ((label, o["tasks"]) for label, o in strategies.items() if isinstance(o, dict) and "tasks" in o):
@@ -96,13 +101,17 @@ def load_study(path: str | Path) -> Study:
     seeds = values.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         errors.append(f"seeds must be a list of whole numbers; got {seeds!r}")
-    if (limit := values.get("limit")) is not None and (type(limit) is not int or limit < 1):
-        errors.append(f"limit must be a positive whole number; got {limit!r}")
+    for key in ("limit", "batch_size"):
+        if (key, number := values.get(key, 1)) != ("limit", None) and (type(number) is not int or number < 1):
+            errors.append(f"{key} must be a positive whole number; got {number!r}")
     if errors:
         raise T2Error(f"{path}: " + "; ".join(errors))
     study = Study(**values)
-    for run in study.runs:
-        load_config(run, overrides(study, 0))  # every error now, not after hours
+    for run, seed in itertools.product(study.runs, study.seeds):
+        load_config(run, overrides(study, seed))  # every error now, not after hours
+    names = Counter(row.label for row in rows(study))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise T2Error(f"{path}: two rows would both be {twice[0]!r}: a run, a strategy or a task is listed twice, or named like another.")
     return study
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import gc
+import json
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
+from ..adapters.experts import CARD
 from ..harness.errors import T2Error
 from .card import export_best, export_expert
 from .config import TrainConfig, load_configs
@@ -35,7 +37,7 @@ def main(config: str, overrides: Sequence[str] = ()) -> Path:
     runs = load_configs(config, overrides)
     settings = next(iter(runs.values()))
     path = train(settings) if len(runs) == 1 else sweep(runs)
-    if settings.method == "svf":
+    if json.loads((path / CARD).read_text(encoding="utf-8"))["method"] == "svf":  # a sweep may have chosen among methods
         base = f"pretrained={settings.model}," if settings.model else ""
         arguments = f"{base}experts={path},strategy=expert:{settings.name}"
         print(f"Expert in {path}. Try it: lm_eval --model t2 --model_args {arguments} --apply_chat_template --tasks …")
@@ -76,7 +78,7 @@ def train(config: TrainConfig) -> Path:
             ) from error
         raise
     finally:
-        run.folder.release()
+        run.close()
     run.processes.wait()
     return path
 
@@ -223,7 +225,7 @@ class Reinforce:
 
     def _sample(self, number: int, docs: Sequence[dict[str, Any]]) -> Rollouts:
         # every chunk of every step has its own seed: a resumed run samples what an unbroken one would have, and n processes what one would
-        seed = (self.config.seed * 1_000_003 + self.run.step) * 10_007 + number
+        seed = ((self.config.seed * 1_000_003 + self.run.step) * 10_007 + number) % 2**63
         return self.run.sample(docs, self.config.temperature, seed)
 
     def _gradient(self, rollouts: Sequence[Rollouts], parts: Sequence[Tensor], total: int) -> tuple[StepStats, float]:

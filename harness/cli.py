@@ -266,11 +266,11 @@ COMMANDS = {
     "regress": Command("--baseline FILE RUN ...: fail where a run got worse than a baseline", _regress),
 }
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST}
 
 
 def _of_the_user(error: Exception) -> bool:
-    """Return whether an exception is one to show as a message: ours, or a disk that takes no more.
+    """Return whether an exception is one to show as a message: ours, or a disk that takes no more, or a path that cannot be used.
 
     adapters and reports have errors of their own. They are looked up among the modules loaded so far, for only those can have raised.
     """
@@ -279,7 +279,7 @@ def _of_the_user(error: Exception) -> bool:
     for module, name in (("adapters.errors", "AdapterError"), ("reports.errors", "ReportError")):
         if loaded := sys.modules.get(f"{root}.{module}"):
             kinds.append(getattr(loaded, name))
-    return isinstance(error, tuple(kinds)) or (isinstance(error, OSError) and error.errno in _DISK)
+    return isinstance(error, tuple(kinds)) or (isinstance(error, OSError) and error.errno in _FILES)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,7 +26,8 @@ HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from 
 class T2LM(Adaptive, HFLM):
     """lm-eval's `hf` model with two passes; for its arguments see `Adaptive` and lm-eval's ``HFLM``.
 
-    ``device`` is the accelerator if there is one, else the CPU.
+    Without ``device`` it takes the accelerator if there is one, else the CPU. lm-eval's command line then gives ``cuda:0``, which
+    counts as none on a machine without CUDA.
     """
 
     host = HFLM
@@ -37,7 +38,10 @@ class T2LM(Adaptive, HFLM):
 
     def host_arguments(self, pretrained: Any, given: dict[str, Any]) -> dict[str, Any]:
         """See `Adaptive`."""
-        return {**given, "device": given.get("device") or _default_device()}
+        device = given.get("device")
+        if not device or (str(device) == "cuda:0" and not torch.cuda.is_available()):
+            device = _default_device()
+        return {**given, "device": device}
 
     def host_loaded(self) -> None:
         """See `Adaptive`."""

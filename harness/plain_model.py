@@ -36,6 +36,6 @@ def load_tokenizer(name: str, option: str) -> Any:
 def _loaded(load: Callable[[], Any], name: str, option: str, what: str) -> Any:
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         why = str(error).splitlines()[0]
         raise T2Error(f"{option} {name}: this {what} cannot be loaded ({why}). Give a model's folder or its name on the hub.") from error

@@ -34,7 +34,7 @@ def _with_t2(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         if begin is None or not hasattr(model, "end_run"):
             return evaluate(*args, **options)
         asked = inspect.signature(evaluate).bind(*args, **options).arguments
-        begin(tasks := _tasks(asked["task_dict"]))
+        begin(tasks := _tasks(asked["task_dict"]), [asked.get("limit"), asked.get("samples")])
         _forget_sandbox()
         results = evaluate(*args, **options)
         facts = model.end_run()  # type: ignore[union-attr]

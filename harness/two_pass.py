@@ -93,8 +93,14 @@ class TwoPass:
                     "each has a cache of its own, and one that finds all its answers there would leave the others waiting for it for ever. "
                     "Leave --use_cache out, or start one process, without `accelerate launch`."
                 )
-            open_table(cache_hook.dbdict, self.cache_facts())
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
+        self._open_table()
+
+    def _open_table(self) -> None:
+        """Have lm-eval's answer cache, if there is one, look where answers of this model are; of this run, where its first prompts decide."""
+        store = getattr(getattr(self, "cache_hook", None), "dbdict", None)
+        if store is not None:
+            open_table(store, self.cache_facts() | ({"votes of": self._documents} if self.votes else {}))
 
     # ---- one evaluation, called by `results.py`
 
@@ -108,17 +114,20 @@ class TwoPass:
         self.strategy, self.votes = strategy, votes
         self.begin_run()
 
-    def begin_run(self, tasks: Mapping[str, Any] | None = None) -> None:
+    def begin_run(self, tasks: Mapping[str, Any] | None = None, selection: Any = None) -> None:
         """Forget the decisions and costs of an earlier evaluation.
 
         Args:
             tasks: name → lm-eval's task, whose requests are made later; None where they are not known.
+            selection: what says which of their documents are asked, as JSON values: lm-eval's ``limit`` and ``samples``.
         """
         self.costs = Costs()
         self._tasks = tasks or {}
+        self._documents = [sorted(self._tasks), selection]
         self.decisions: dict[str, Decision] = {}
         self.settled: dict[str, Decision] = {}
         self._counted: set[tuple[str, Any, str]] = set()
+        self._open_table()
 
     def end_run(self) -> T2Results | None:
         """Return what this evaluation is to report; every process calls it, the first one gets the answer, with all decisions joined."""

@@ -129,7 +129,7 @@ class T2VLLM(Adaptive, VLLM):
     def host_arguments(self, pretrained: Any, given: dict[str, Any]) -> dict[str, Any]:
         """See `Adaptive`."""
         given = dict(given)
-        if (device := given.pop("device", None)) is not None:  # lm_eval's command line always gives one, None where the user does not
+        if (device := given.pop("device", None)) not in (None, "cuda:0"):  # lm_eval's command line gives cuda:0 where the user gives none
             log.warning("device=%s: vLLM chooses by itself; CUDA_VISIBLE_DEVICES says among which GPUs.", device)
         self._budget = int(parse_number("mixture_cache_gib", given.pop("mixture_cache_gib", 4), 0, 2**20) * 2**30)
         if (own := given.get("worker_extension_cls")) not in (None, PATH):
@@ -272,6 +272,8 @@ class T2VLLM(Adaptive, VLLM):
 def _check_heads(pretrained: str, given: Mapping[str, Any]) -> None:
     """See that the attention heads can be dealt out: vLLM says so too, but after a minute, in a page of another program's errors."""
     size = int(given.get("tensor_parallel_size", 1))
+    if size == 1:
+        return
     options = {name: given[name] for name in ("revision", "trust_remote_code") if given.get(name)}
     heads = AutoConfig.from_pretrained(pretrained, **options).get_text_config().num_attention_heads
     if heads % size:

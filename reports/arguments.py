@@ -9,6 +9,7 @@ _SPLIT = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")
 # Reports are made to be shared, and API models take their keys as arguments.
 _SECRET = re.compile(r"api_?key|secret|passw|credential|authori[sz]ation|header|^token$|(hf|hub|auth|access|bearer)_?token", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"([?&][^=&\s]*(?:key|token|secret|passw|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 _HARMLESS = {"true", "false", "none", ""}
 
 
@@ -35,7 +36,7 @@ def _shown(name: str, value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
     if _SECRET.search(name) and text.lower() not in _HARMLESS:
         return "***"
-    return _USERINFO.sub("***@", text)
+    return _QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
 
 
 def short_name(model: str) -> str:

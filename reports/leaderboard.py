@@ -153,11 +153,11 @@ def build(rows: Sequence[Row], bases: Sequence[Row | None], keys: Mapping[str, K
 
 
 def _column(rows: Sequence[Row], task: str, key: Key) -> Column:
-    proportion = is_proportion(key[0])
+    scores = [find_score(row.task(task), key) for row in rows]
+    proportion = is_proportion(key[0], [score.value for score in scores if score])
     column = Column(task, key, proportion, True, [])
-    for row in rows:
+    for row, score in zip(rows, scores, strict=True):
         result = row.task(task)
-        score = find_score(result, key)
         if score is None:
             column.cells.append(None)
             continue

@@ -21,9 +21,10 @@ PROPORTIONS = frozenset({
 Key = tuple[str, str]  # metric, filter
 
 
-def is_proportion(metric: str) -> bool:
-    """Whether a metric is a share between 0 and 1."""
-    return metric in PROPORTIONS or metric.startswith(("pass@", "pass_at_"))
+def is_proportion(metric: str, values: Iterable[float] = ()) -> bool:
+    """Whether a metric is a share between 0 and 1: by its name, and by what is known of its values (squadv2's `f1` is in percent)."""
+    named = metric in PROPORTIONS or metric.startswith(("pass@", "pass_at_"))
+    return named and not any(value > 1 for value in values)
 
 
 def find_score(task: TaskResult | None, key: Key | None) -> Score | None:

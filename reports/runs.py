@@ -49,7 +49,7 @@ def provenance(rows: Sequence[Row]) -> Bullets:
         for run in row.runs:
             found = run.raw.found
             lines[f"{found.path.as_posix()}, sha256 {run.raw.sha256[:16]}, {run.day}"] = None
-            lines[("command, put together from the file's settings: ", code(command(run)))] = None
+            lines |= dict.fromkeys(("command, put together from the file's settings: ", code(command)) for command in commands(run))
             lines[", ".join(f"{key} {value}" for key, value in run.info.items())] = None
             names = ("seeds", "system instruction", "few-shot as multi-turn", "gen_kwargs")
             lines[", ".join(f"{name} {run.settings[name]}" for name in names if run.settings[name] not in ("no", "none"))] = None
@@ -60,16 +60,33 @@ def provenance(rows: Sequence[Row]) -> Bullets:
     return Bullets(items)
 
 
-def command(run: Run) -> str:
-    """Return the `lm_eval` call that makes such a file; secrets are `***`, what the file does not tell is left to its default."""
-    covered = {member for members in run.groups.values() for member in members}
-    shots = {task.n_shot for task in run.tasks.values() if task.n_shot is not None}
+def commands(run: Run) -> list[str]:
+    """Return the `lm_eval` calls that make such a file, one for each number of few-shot examples that its tasks were asked with.
+
+    Secrets are `***`; what the file does not tell is left to its default.
+    """
+    mixed = {name for name in run.groups if len(_shots(run, name)) > 1}
+    covered = {member for name in run.groups if name not in mixed for member in run.groups[name]}
+    by_shots: dict[str | None, list[str]] = {}
+    for name in run.tasks:
+        if name not in mixed and name not in covered:
+            by_shots.setdefault(next(iter(_shots(run, name)), None), []).append(name)
+    return [_command(run, names, shots) for shots, names in by_shots.items()]
+
+
+def _shots(run: Run, name: str) -> set[str]:
+    """Return the numbers of few-shot examples of a task, or of a group's tasks."""
+    found = [run.tasks[task].n_shot for task in run.groups.get(name) or (name,) if task in run.tasks]
+    return {shots for shots in found if shots is not None}
+
+
+def _command(run: Run, tasks: Sequence[str], shots: str | None) -> str:
     words = ["lm_eval", "--model", run.model]
     if run.args:
         words += ["--model_args", ",".join(f"{name}={value}" for name, value in run.args.items())]
-    words += ["--tasks", ",".join(name for name in run.tasks if name not in covered)]
-    if len(shots) == 1:
-        words += ["--num_fewshot", *shots]
+    words += ["--tasks", ",".join(tasks)]
+    if shots is not None:
+        words += ["--num_fewshot", shots]
     if run.settings["limit"] != "none":
         words += ["--limit", run.settings["limit"]]
     for option, name in (("--batch_size", "batch size"), ("--device", "device")):
@@ -79,6 +96,8 @@ def command(run: Run) -> str:
         words += ["--gen_kwargs", run.settings["gen_kwargs"]]
     if run.settings["chat template"] != "no":
         words.append("--apply_chat_template")
+        if run.settings["few-shot as multi-turn"] == "no":
+            words += ["--fewshot_as_multiturn", "false"]
     if run.settings["seeds"] not in (_SEEDS, "unknown"):
         words += ["--seed", ",".join(part.split(" ")[-1] for part in run.settings["seeds"].split(", "))]
     return shlex.join(words)

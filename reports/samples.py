@@ -33,6 +33,7 @@ class Samples:
         categories: how many documents pass 1 put into which category; empty where there was no pass 1.
         problem: why the scores cannot be used, naming file and line; None if they can.
         missing: True if there is no file at all, which is no fault.
+        pooled: True if the metric is made of all documents at once, as a perplexity is, so that none has a score of its own: no fault.
     """
 
     ids: array = field(default_factory=lambda: array("q"))
@@ -41,6 +42,7 @@ class Samples:
     categories: Counter[str] = field(default_factory=Counter)
     problem: str | None = None
     missing: bool = False
+    pooled: bool = False
 
     @property
     def usable(self) -> bool:
@@ -85,6 +87,7 @@ def read_samples(run: Run, task: str, key: Key) -> Samples:
                 problem = _take(found, line, key)
                 if problem:
                     found.problem = f"{path}, line {number}: {problem}"
+                if problem or found.pooled:
                     return found
     except OSError as error:
         found.problem = f"{path}: cannot be read ({error.strerror or error})"
@@ -108,6 +111,9 @@ def _take(found: Samples, line: bytes, key: Key) -> str | None:
     if not isinstance(sample, dict) or "doc_id" not in sample:
         return "not a logged sample of lm-eval (no doc_id)"
     if str(sample.get("filter", "none")) != key[1] or key[0] not in sample:
+        return None
+    if isinstance(sample[key[0]], list | dict):
+        found.pooled = True
         return None
     doc, value = sample["doc_id"], _number(sample[key[0]])
     if isinstance(doc, bool) or not isinstance(doc, int) or not -(2**63) <= doc < 2**63:

@@ -39,6 +39,8 @@ class Journal:
         except BlockingIOError:
             self._file.close()
             raise T2Error(f"{path}: another `t2 score-code` is scoring this file.") from None
+        except OSError as error:  # a file system that has no locks
+            log.warning("%s cannot be locked (%s): see that no other `t2 score-code` scores this file.", path, error.strerror)
         self._read(json.dumps(belongs).encode())
 
     def _read(self, head: bytes) -> None:

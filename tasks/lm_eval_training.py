@@ -1,6 +1,6 @@
 """Any lm-eval task that generates, has a training split and a 0/1 metric, as a training task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..harness.errors import T2Error
@@ -44,13 +44,31 @@ class LmEvalTask:
         return [dict(doc) for doc in self._task.training_docs()]
 
     def prompt(self, doc: Mapping[str, Any]) -> str:
-        """Return the task's zero-shot prompt."""
+        """Return the task's question."""
         return str(self._task.doc_to_text(doc))
 
+    def context(self, doc: Mapping[str, Any], template: Callable[..., str] | None) -> str:
+        """Return the task's zero-shot prompt, with its `description`, and its `gen_prefix` as the beginning of the reply.
+
+        Args:
+            doc: one of its documents.
+            template: renders chat messages as text; None where the model has no chat template.
+        """
+        return self._task.fewshot_context(
+            doc,
+            0,
+            apply_chat_template=template is not None,
+            fewshot_as_multiturn=True,
+            chat_template=template,
+            gen_prefix=self._task.doc_to_prefix(doc),
+        )
+
     def solution(self, doc: Mapping[str, Any]) -> str:
-        """Return the task's target text, the first one where there are several."""
+        """Return the task's target text, the first one where there are several, as it goes on from the prompt."""
         target = self._task.doc_to_target(doc)
-        return str(target[0] if isinstance(target, list) else target)
+        text = str(target[0] if isinstance(target, list) else target)
+        prefix = self._task.doc_to_prefix(doc)
+        return f" {text}" if prefix and not prefix[-1].isspace() else text
 
     def correct(self, docs: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> list[bool]:
         """True where the task's first metric is 1 for the reply, cut at its stop sequences and sent through its first filter.

@@ -38,6 +38,7 @@ class TrainTask:
         keep: documents that are left out of training where it says False.
         published: returns the `train` and `validation` rows of a published split; None cuts the train split in half by the seed.
         rows: returns the train rows where they are not that split.
+        context: document and chat template (messages → text; None: there is none) → the whole prompt, where it has more than that message.
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class TrainTask:
     keep: Callable[[Doc], bool] = lambda doc: True
     published: Callable[[], Mapping[str, list[dict[str, Any]]]] | None = None
     rows: Callable[[], list[dict[str, Any]]] | None = None
+    context: Callable[[Doc, Callable[..., str] | None], str] | None = None
 
 
 def each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
@@ -124,7 +126,9 @@ def train_task(name: str) -> TrainTask:
             "the YAML file of one."
         )
     task = LmEvalTask(name, manager)
-    return TrainTask(f"lm-eval's {task.name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows)
+    return TrainTask(
+        f"lm-eval's {task.name}", task.prompt, task.correct, task.max_new_tokens, task.solution, rows=task.rows, context=task.context
+    )
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,11 @@ def _path(key: str, folder: Path | None = None) -> Path:
 
 
 def _stored(path: Path, key: str, weight: Tensor) -> Basis | None:
-    if path.exists():
-        try:
+    try:
+        if path.exists():
             return _load(path, key, weight).to(weight.device)
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
-            logger.warning("Basis cache %s is unusable (%s); computing it again.", path, error)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        logger.warning("Basis cache %s is unusable (%s); computing it again.", path, error)
     return None
 
 

@@ -13,12 +13,16 @@ from .cache import cached_basis
 from .config import SvfConfig, SvfForm
 
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
 class _Adapted(NamedTuple):
     """A W' that was formed without gradients, and all that it was formed from."""
 
     names: list[str]
     weight: Tensor
     version: int
+    places: list[tuple[int, int]]
     z: Tensor
     value: Tensor
 
@@ -43,6 +47,8 @@ class SvfLayer(BaseTunerLayer):
         layer = self.get_base_layer()
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"SVF adapts nn.Linear layers; {type(layer).__name__} is not one. Choose other target_modules.")
+        if layer.weight.dtype not in _DTYPES:
+            raise ValueError(f"SVF adapts weights in float32, bfloat16 or float16; a {type(layer).__name__} has {layer.weight.dtype}.")
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def update_layer(self, adapter_name: str, config: SvfConfig, **kwargs: Any) -> None:
@@ -81,18 +87,25 @@ class SvfLayer(BaseTunerLayer):
     def adapted(self, names: list[str], decoding: bool = False) -> Tensor:
         """Return W' ``[out, in]`` in the base's dtype, without gradient; it is kept until a z changes.
 
-        The numbers of z are compared, since `z.data` can change without a trace; within a generation (`decoding`: one new token a
-        sequence) they are trusted, which spares a GPU one synchronisation a layer and token.
+        The numbers of z are compared, since those of `z.data` can change without a trace; within a generation (`decoding`: one new token
+        a sequence) only where z lies and how often PyTorch saw it change, which spares a GPU one synchronisation a layer and token.
         """
         weight = self.base_weight()
+        places = [(self.svf_z[name].data_ptr(), self.svf_z[name]._version) for name in names]
         with torch.no_grad():
             kept = self._adapted
-            same = kept is not None and kept.names == names and kept.weight is weight
-            if same and not decoding:
-                same = kept.version == weight._version and torch.equal(kept.z, self.active_scale(names))  # type: ignore[union-attr]
+            same = (
+                kept is not None
+                and (kept.names, kept.version) == (names, weight._version)
+                and kept.weight is weight
+                and kept.value.device == weight.device
+            )
+            if same:
+                same = kept.places == places if decoding else torch.equal(kept.z, self.active_scale(names))  # type: ignore[union-attr]
             if not same:
                 z = self.active_scale(names).clone()
-                kept = self._adapted = _Adapted(list(names), weight, weight._version, z, adapted_weight(weight, self.basis(), z))
+                value = adapted_weight(weight, self.basis(), z)
+                kept = self._adapted = _Adapted(list(names), weight, weight._version, places, z, value)
         return kept.value  # type: ignore[union-attr]
 
 

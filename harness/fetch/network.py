@@ -37,11 +37,14 @@ def hub_blocked() -> str | None:
 
 @functools.cache
 def _probe(endpoint: str) -> str | None:
-    """Ask the hub's front page once per process. Its client would try five times with growing pauses for every file."""
+    """Ask the hub's front page once per process. Its client would try five times with growing pauses for every file.
+
+    A refusal (status 4xx) is an answer: a mirror may want a token there, which this does not send, or have no front page.
+    """
     from huggingface_hub import get_session
 
     try:
         status = get_session().head(endpoint, timeout=PROBE_SECONDS).status_code
     except Exception as error:  # the client's exception types changed with its versions
         return f"not reachable ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'})"
-    return f"answered with HTTP status {status}" if status >= 400 else None
+    return f"answered with HTTP status {status}" if status >= 500 else None

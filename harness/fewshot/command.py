@@ -212,7 +212,7 @@ def _evaluation(words: Sequence[str]) -> Any:
 
     with _command_line(words):
         read = HarnessCLI().parse_args()
-    for name in ("samples", "config"):
+    for name in ("samples", "config", "cache_requests"):  # the last knows nothing of samples: answers would be scored as other documents'
         if getattr(read, name) is not None:
             raise T2Error(f"--{name} does not go with a few-shot search, which says itself which documents and weights to use.")
     try:

@@ -119,6 +119,8 @@ def _scores(run: Run, task: str, wanted: str | None) -> TaskScores | str:
         raise ReportError(f"{path}: {','.join(key)} of {task} is {score.value}. {again}")
     if samples.problem:
         raise ReportError(f"{samples.problem}. {again}")
+    if samples.pooled:
+        return f"its {','.join(key)} is no mean over documents"
     ids, values = samples.ids.tolist(), samples.values.tolist()
     if result.n is not None and len(ids) != result.n:
         file = samples_file(run, task)
@@ -145,6 +147,8 @@ def _key(result: TaskResult, wanted: str | None) -> Key | None:
 
 def _settings(run: Run, result: TaskResult) -> dict[str, str]:
     hidden = {*MODEL_KEYS, *PLACE_KEYS, "dtype", "strategy", "dispatch", "calibrate", "experts"}
+    if run.t2:  # which tells them by what they hold
+        hidden |= {"mixture", "probe", "classifier"}
     model = next((run.args[key] for key in MODEL_KEYS if run.args.get(key)), "")
     found = {"model class": run.model, "model": short_name(model)} | {name: run.info.get(name, "") for name in _VERSIONS}
     found["arguments"] = ", ".join(f"{key}={_place(value)}" for key, value in sorted(run.args.items()) if key not in hidden)

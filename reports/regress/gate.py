@@ -233,7 +233,7 @@ def _compare(
     old, new = [x for before, _ in pairs for x in before], [x for _, after in pairs for x in after]
     gaps = [sign * (b - a) for a, b in zip(old, new, strict=True)]
     n, lost, won = len(gaps), sum(gap < 0 for gap in gaps), sum(gap > 0 for gap in gaps)
-    proportion = all(is_proportion(task.metric) for task in tasks)
+    proportion = all(is_proportion(task.metric, (*old, *new)) for task in tasks)
     metrics = {f"{task.metric},{task.filter}": None for task in tasks}
     for key in ("tolerance", "max_drop", "must_see"):
         if proportion and (getattr(rule, key) or 0) >= 1:

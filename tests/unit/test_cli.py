@@ -79,7 +79,8 @@ def test_user_errors_are_messages_and_debug_shows_the_traceback(monkeypatch, cap
     from t2.adapters.errors import AdapterError
 
     monkeypatch.delenv("T2_TRACEBACK", raising=False)
-    for error in (T2Error("what\nand why"), AdapterError("no such expert"), OSError(28, "No space left on device")):
+    files = [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "/x"), OSError(36, "File name too long")]
+    for error in (T2Error("what\nand why"), AdapterError("no such expert"), *files):
         replace(monkeypatch, error)
         assert cli.main(["doctor"]) == 2
         assert capsys.readouterr().err == f"t2: {error}\n"

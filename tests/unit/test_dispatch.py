@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig, MistralConfig
 
 from t2.adapters.dispatch import MAX_QUESTION, Dispatcher, told_apart
 from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
@@ -206,6 +206,26 @@ def test_replies_do_not_depend_on_sharing_or_batching(model):
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
 
 
+@pytest.mark.parametrize("window", [64, 2000])
+def test_a_short_attention_window_does_not_make_pass_one_depend_on_the_batch(window):
+    torch.manual_seed(1)
+    own = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(**own, vocab_size=258, max_position_embeddings=4096, sliding_window=window, initializer_range=0.3)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    questions = [*QUESTIONS[:3], "Why? " * 200]
+    runs = [
+        [list((d.scores or {}).values()) for d in Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=4096, share=share).decide(texts)]
+        for share, texts in [(True, questions), *((False, [q]) for q in questions)]
+    ]
+    assert torch.allclose(torch.tensor(runs[0]), torch.tensor([run[0] for run in runs[1:]]), atol=1e-4)
+
+
+def test_a_model_with_a_state_that_prompts_cannot_share_is_refused():
+    model = AutoModelForCausalLM.from_config(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=258, state_size=4))
+    with pytest.raises(AdapterError, match=r"MambaForCausalLM keeps a state besides keys and values .* Use dispatch=probe"):
+        Dispatcher(model, tiny.tokenizer(), EXPERTS)
+
+
 def test_replies_are_greedy_whatever_the_model_s_own_generation_settings(model, monkeypatch):
     def replies():
         return [d.reply for d in Dispatcher(model, tiny.tokenizer(), EXPERTS, "generate", max_length=4096).decide(QUESTIONS[:4])]
@@ -235,7 +255,7 @@ def test_a_readable_reply_is_followed_and_ends_with_its_box(model, monkeypatch):
 
     chooser = Dispatcher(model, tokenizer, EXPERTS, "generate", max_length=4096)
     start = len(chooser._prefix.ids) + len(QUESTIONS[0]) + len(chooser._after)
-    chooser._prefix.cache(1)
+    chooser._prefix.cache([[]])
     monkeypatch.setattr(model, "forward", forward)
     (found,) = chooser.decide(QUESTIONS[:1])
     assert (found.category, found.readable, found.reply) == ("math", True, "So: \\boxed{math}")

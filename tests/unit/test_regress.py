@@ -542,6 +542,15 @@ def test_update_writes_nothing_where_it_cannot(place, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_metric_that_no_document_has_alone_is_left_out_of_a_baseline(place, capsys):
+    write_run(Path("new"), {"sums": ones(40), "wiki": [1.0]}, metric="exact_match")
+    samples = Path("new") / f"samples_wiki_{DATE}.jsonl"
+    samples.write_text(samples.read_text().replace('"exact_match": 1.0', '"exact_match": [-1234.5, 210]'))
+    assert main(["regress", "--update", "--baseline", "b.json", "new"]) == 0
+    assert "wiki is left out: its exact_match,none is no mean over documents" in capsys.readouterr().err
+    assert list(json.loads(Path("b.json").read_text())["tasks"]) == ["sums"]
+
+
 def test_update_says_why(place, capsys):
     assert main(["regress", "--update", "--baseline", "/proc/nope/b.json", "old"]) == 2
     assert "Choose another --baseline." in capsys.readouterr().err
@@ -569,6 +578,14 @@ def test_baselines_hold_no_places_and_no_secrets(place):
     text = Path("base.json").read_text()
     assert "/home/me" not in text and "sk-1" not in text
     assert "tiny" in text and "mix.json" in text
+
+
+def test_the_same_mixture_file_in_another_folder_is_no_difference(place):
+    for folder in ("mixtures", "out"):
+        args = {"mixture": f"{folder}/m.json", "probe": f"{folder}/probe", "classifier": f"{folder}/c"}
+        write_run(Path(folder), {"sums": ones(40)}, t2={"strategy": "mix:math=0.5+base=0.5"}, config={"model_args": args})
+    assert main(["regress", "--update", "--baseline", "base.json", "mixtures"]) == 0
+    assert regress("out") == 0
 
 
 def test_round_trip(tmp_path):

@@ -150,6 +150,13 @@ def test_lower_is_better_is_neither_percent_nor_normalised(here, told):
     assert line(text, "second")[1] == "10 ± 0.1 [9.804, 10.2]"
 
 
+def test_a_share_by_name_that_is_in_percent_already_is_shown_as_it_is(here):
+    tasks = {"squad": {"f1,none": {"value": 50.12, "stderr": 0.1, "n": 50}}} | acc(40)
+    text = report([write("results_1.json", result(tasks, args={"pretrained": "m"}))])
+    assert line(text, "hf m")[1].startswith("50.12 ± 0.1") and "squad (f1, n = 50)" in text
+    assert line(text, "hf m")[-1].startswith("40.00 ")
+
+
 def test_what_is_lower_is_better_by_name_is_lm_evals_list():
     registry = pytest.importorskip("lm_eval.api.registry")
     pytest.importorskip("lm_eval.api.metrics")

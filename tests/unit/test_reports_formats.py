@@ -25,7 +25,7 @@ def test_secrets_are_struck_out():
             "token": "hf_abc",
             "max_tokens": 5,
             "add_bos_token": True,
-            "base_url": "https://me:pw@host/v1",
+            "base_url": "https://me:pw@host/v1?api-version=2&api-key=SECRET&subscription_key=B&deployment=keyless",
             "header": {"x": "sk-9"},
         }
     )
@@ -34,7 +34,7 @@ def test_secrets_are_struck_out():
         "token": "***",
         "max_tokens": "5",
         "add_bos_token": "True",
-        "base_url": "https://***@host/v1",
+        "base_url": "https://***@host/v1?api-version=2&api-key=***&subscription_key=***&deployment=keyless",
         "header": "***",
     }
     assert parse_model_args("token=True") == {"token": "True"}

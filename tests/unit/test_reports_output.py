@@ -137,8 +137,16 @@ def test_the_command_that_makes_such_a_file():
     found = text.split("settings: <code>")[1].split("</code>")[0].replace("\\*", "*")
     assert found == (
         "lm_eval --model hf --model_args 'pretrained=org/m,api_key=***' --tasks arc --num_fewshot 5 --limit 10 --batch_size 1 --device cpu "
-        "--gen_kwargs temperature=1 --apply_chat_template --seed 7,7,7,7"
+        "--gen_kwargs temperature=1 --apply_chat_template --fewshot_as_multiturn false --seed 7,7,7,7"
     )
+
+
+def test_the_command_asks_each_task_with_its_own_number_of_shots():
+    data = result({name: {"acc,none": share(1, 4)} for name in ("a", "b", "c", "d")}, groups={"same": (["a", "b"], {}), "mixed": (["b", "c"], {})})
+    data["n-shot"] |= {"a": 4, "b": 4, "c": 0, "d": 0}
+    text = report([write("results_1.json", data)])
+    found = [part.split("--model hf ")[1].split(" --batch")[0] for part in text.replace("\\", "").split("settings: <code>")[1:]]
+    assert sorted(part.split("--tasks ")[1] for part in found) == ["c,d --num_fewshot 0", "same --num_fewshot 4"]
 
 
 @pytest.mark.parametrize(("seed", "told"), [(None, "0,None,1234,1234<"), ([1, 2], "0,[1,2],1234,1234<")])

@@ -107,6 +107,31 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         load_study(write(tmp_path, "name: x\nstrategies: {base: {strategy: base}}\ntasks: [arc_easy_text]\n"))
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("name: 2024", "name must be text; got 2024"),
+        ("output: null", "output must be text; got None"),
+        ("batch_size: thirty", "batch_size must be a positive whole number; got 'thirty'"),
+        ("tasks: null", "strategies need tasks, a list of lm-eval's"),
+        ("seeds: [0, -1]", "seed must be from 0 to 4294967295; got -1"),
+        ("seeds: [0, 0]", "two rows would both be 'reasoning-seed0-arc_easy_text'"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_told_before_anything_runs(tmp_path, more, message):
+    with pytest.raises(T2Error, match=message):
+        load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\n{more}\n"))
+
+
+def test_a_run_that_is_named_by_its_file_has_rows_of_plain_names(tmp_path):
+    (tmp_path / "own").mkdir()
+    file = tmp_path / "own" / "mine.yaml"
+    file.write_text("name: mine\ntask: arc_easy\n")
+    study = load_study(write(tmp_path, f"name: x\nruns: {{{file}: arc_easy_text}}\noutput: {tmp_path}\n"))
+    row = list(rows(study))[1]
+    assert row.run == str(file) and "/" not in row.label and row.label.endswith("own_mine.yaml-seed0-arc_easy_text")
+
+
 def test_a_wrong_configuration_is_told_before_anything_runs(tmp_path):
     with pytest.raises(T2Error, match="reasonin"):
         load_study(write(tmp_path, "name: x\nruns: {reasonin: arc_easy_text}\n"))

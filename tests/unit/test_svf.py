@@ -259,6 +259,30 @@ def test_changed_data_is_never_served_stale():
         assert not torch.equal(model(IDS).logits, before)
 
 
+def test_a_changed_z_is_seen_in_the_middle_of_a_generation_too():
+    model = get_peft_model(tiny(), SvfConfig(task_type="CAUSAL_LM")).eval()
+    one = IDS[:, :1]
+    with torch.no_grad():
+        before = model(one).logits
+        for p in model.parameters():
+            if p.requires_grad:
+                p.mul_(1.5)
+        changed = model(one).logits
+        assert not torch.equal(changed, before)
+        for p in model.parameters():
+            if p.requires_grad:
+                p.data = p.data / 1.5
+        assert torch.allclose(model(one).logits, before, atol=1e-5)
+
+
+def test_a_weight_that_holds_no_plain_numbers_is_refused():
+    model = tiny()
+    layer = model.model.layers[0].mlp.down_proj
+    layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(ValueError, match=r"float32, bfloat16 or float16; a Linear has torch\.float8_e4m3fn"):
+        get_peft_model(model, SvfConfig(target_modules=["down_proj"]))
+
+
 @pytest.mark.parametrize(
     ("targets", "per_layer"),
     [("mlp", 32 * 3), ("attention", 32 + 16), ("mlp+attention", 32 * 4 + 16), ("all-linear", 32 * 5 + 16 * 2), (["o_proj"], 32)],

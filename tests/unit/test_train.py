@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from t2.adapters.svf import PRESETS
 from t2.baselines import ntp, run_folder, train
 from t2.baselines.config import ConfigError, TrainConfig, parse_config
-from t2.baselines.run import _adapted
+from t2.baselines.run import _adapted, _load
 from t2.baselines.run_folder import RunFolder, hold
 from t2.harness.errors import T2Error
 
@@ -107,6 +107,63 @@ def test_target_modules_are_presets():
         assert parse_config({"name": "x", "task": "y", "target_modules": name}, [], "c").target_modules == name
     with pytest.raises(ConfigError, match=r"target_modules must be one of attention, mlp, mlp\+attention, all-linear or null; got 'mpl'"):
         parse_config({"name": "x", "task": "y", "target_modules": "mpl"}, [], "c")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kl_coef": math.nan}, "kl_coef must be float; got nan"),
+        ({"wrong_reward": ".nan"}, r"wrong_reward must be float; got '\.nan'"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295; got -1"),
+        ({"seed": 2**32}, "seed must be from 0 to 4294967295; got 4294967296"),
+        ({"name": "others"}, "name 'others' means the unadapted weights"),
+    ],
+)
+def test_settings_that_would_end_in_an_error_of_a_librarys(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"name": "x", "task": "y", **settings}, [], "c")
+
+
+def test_every_seed_has_rollouts(monkeypatch):
+    config = TrainConfig("x", "y", seed=2**32 - 1)
+    drawn = []
+    run = SimpleNamespace(step=7, parameters=[torch.nn.Parameter(torch.ones(1))], config=config)
+    run.sample = lambda docs, temperature, seed: drawn.append(torch.manual_seed(seed))
+    for number in range(2):
+        train.Reinforce(run)._sample(number, [])
+    assert len(drawn) == 2
+
+
+def test_modules_that_a_model_lacks_are_told(caplog):
+    base = tiny.model()
+    for layer in base.model.layers:
+        layer.mlp.gate_up = layer.mlp.gate_proj
+        del layer.mlp.gate_proj
+    _adapted(base, TrainConfig("x", "y"))
+    assert "no gate_proj: svf adapts down_proj, q_proj, up_proj, v_proj alone. target_modules=all-linear takes" in caplog.text
+    caplog.clear()
+    _adapted(tiny.model(), TrainConfig("x", "y"))
+    assert caplog.text == ""
+
+
+def test_a_quantised_base_is_refused(monkeypatch):
+    base = tiny.model()
+    base.quantization_method = "fp8"
+    monkeypatch.setattr("t2.baselines.run.load_model", lambda *_: base)
+    monkeypatch.setattr("t2.baselines.run.load_tokenizer", lambda *_: tiny.tokenizer())
+    with pytest.raises(T2Error, match=r"model org/m is quantised \(fp8\), and t2 train takes weights as they were before"):
+        _load("org/m", "float32")
+
+
+def test_the_best_of_a_sweep_over_methods_is_told_with_its_own_command(sweep, monkeypatch, capsys):
+    runs, folder, weights = sweep
+    monkeypatch.setattr(train, "load_configs", lambda *_: runs)
+    monkeypatch.setattr(train, "sweep", lambda _: folder)
+    for method, told in (("svf", "--model t2 --model_args experts="), ("lora", "--model hf --model_args pretrained=")):
+        folder.mkdir(exist_ok=True)
+        (folder / "card.json").write_text(json.dumps({"method": method}))
+        train.main("x")
+        assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["svf", "lora", "dora", "ia3"])

@@ -241,11 +241,11 @@ def test_an_interrupted_run_goes_on_with_what_its_task_decided(tmp_path):
     assert again.asked == [] and again.sample_facts([("code 3", " c")], "mc")["mixture"] == "math"
 
 
-def interrupted(path: str, task: list[Instance], asked: list[Instance]) -> tuple[Adapting, list[str]]:
-    """A run of `task`, with two votes and an answer cache, that ends after `asked`: the model, the answers."""
-    lm = Adapting(votes=2)
-    lm.begin_run({"mc": SimpleNamespace(instances=task)})
+def interrupted(path: str, task: list[Instance], asked: list[Instance], limit: int | None = None, votes: int = 2):
+    """A run of `task`, with votes and an answer cache, that ends after `asked`: the model, the answers."""
+    lm = Adapting(votes=votes)
     cached = CachingLM(lm, path)
+    lm.begin_run({"mc": SimpleNamespace(instances=task)}, [limit, None])
     answers = cached.loglikelihood(asked)
     cached.dbdict.close()
     return lm, answers
@@ -254,11 +254,29 @@ def interrupted(path: str, task: list[Instance], asked: list[Instance]) -> tuple
 def test_a_run_of_other_documents_or_prompts_does_not_decide_for_the_task(tmp_path):
     path = str(tmp_path / "answers.db")
     task = score(("math 1", " a"), ("code 2", " b"), ("code 3", " c"))
-    interrupted(path, task[:1], task[:1])  # --limit 1: one vote of two
+    interrupted(path, task[:1], task[:1])  # one vote of two
     whole, answers = interrupted(path, task, task)
     assert whole.asked == ["math 1", "code 2"] and answers == ["math|math 1", "math|code 2", "math|code 3"]
     other = score(("code 1 in other words", " a"), ("code 2 in other words", " b"))
     assert interrupted(path, other, other)[1] == ["code|code 1 in other words", "code|code 2 in other words"]
+
+
+def test_answers_under_one_verdict_do_not_serve_a_run_that_decides_otherwise(tmp_path):
+    path = str(tmp_path / "answers.db")
+    task = score(("code 1", " a"), ("math 22", " b"), ("math 33", " c"))
+    assert interrupted(path, task[:1], task[:1], limit=1, votes=3)[1] == ["code|code 1"]
+    assert interrupted(path, task, task, votes=3)[1] == ["math|code 1", "math|math 22", "math|math 33"]
+    again, answers = interrupted(path, task[:1], task[:1], limit=1, votes=3)
+    assert answers == ["code|code 1"] and again.asked == []
+
+
+def test_a_new_strategy_leaves_the_cached_answers_of_the_one_before(tmp_path):
+    lm = Adapting("base")
+    cached = CachingLM(lm, str(tmp_path / "answers.db"))
+    assert cached.loglikelihood(score(("math 1", " a"))) == ["base|math 1"]
+    lm.two_pass_setup(parse_strategy("prompt"))
+    assert cached.loglikelihood(score(("math 1", " a"))) == ["math|math 1"]
+    cached.dbdict.close()
 
 
 def test_several_processes_are_refused_an_answer_cache():
@@ -279,11 +297,11 @@ def test_what_lm_eval_repeats_to_even_out_processes_is_not_counted():
 
 def test_results_know_tasks_within_groups():
     asked, found = [], {"results": {}, "samples": {}}
-    model = SimpleNamespace(begin_run=asked.append, end_run=lambda: {"passes": {}}, sample_facts=None)
+    model = SimpleNamespace(begin_run=lambda *given: asked.append(given), end_run=lambda: {"passes": {}}, sample_facts=None)
     evaluate = _with_t2(lambda lm, task_dict, limit=None: found)
     for tasks in ({object(): {"a": 1, object(): {"b": 2}}, "c": 3}, {"tasks": {"a": 1, "b": 2, "c": 3}, "groups": {}}):
-        assert evaluate(lm=model, task_dict=tasks) is found and "t2" in found
-    assert asked == [{"a": 1, "b": 2, "c": 3}] * 2
+        assert evaluate(lm=model, task_dict=tasks, limit=4) is found and "t2" in found
+    assert asked == [({"a": 1, "b": 2, "c": 3}, [4, None])] * 2
 
 
 def test_documents_are_counted_by_category_for_the_confusion_matrix():
