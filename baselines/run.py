@@ -26,6 +26,7 @@ from ..adapters.svf import PRESETS, SvfConfig, SvfLayer, model_fingerprint
 from ..harness.errors import T2Error
 from ..harness.fetch import default_model
 from ..harness.fetch.files import replace_folder
+from ..harness.half_precision import tell_if_slow
 from ..harness.plain_model import load_model, load_tokenizer
 from ..tasks.training import Split, TrainTask, split_halves, train_task
 from .config import TrainConfig
@@ -71,6 +72,7 @@ class Run:
         torch.manual_seed(config.seed)  # LoRA starts at random
         base, self.tokenizer = _load(source, config.dtype)
         read_contiguous_rows(base)
+        tell_if_slow(self.processes.device, base.dtype)
         self.base_fingerprint = model_fingerprint(base)
         self.model: PeftModel = _adapted(base.to(self.processes.device).eval(), config)  # type: ignore[assignment]
         if config.gradient_checkpointing:

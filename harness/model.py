@@ -18,6 +18,7 @@ from ..adapters.svf import model_fingerprint
 from .adaptive import Adaptive
 from .fewshot.generate import generate
 from .fewshot.reply import Reply
+from .half_precision import tell_if_slow
 from .strategy import PASSED_ON, ModelArgumentError, Strategy
 
 HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
@@ -46,6 +47,7 @@ class T2LM(Adaptive, HFLM):
     def host_loaded(self) -> None:
         """See `Adaptive`."""
         read_contiguous_rows(self.model)
+        tell_if_slow(self.device, self.model.dtype)
         accelerator = getattr(self, "accelerator", None)
         if accelerator is not None and self.world_size == 1 and accelerator.device.type == "cpu":
             # `hf` deals requests out among GPUs only: on CPUs each process would answer all of them

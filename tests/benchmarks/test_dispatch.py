@@ -4,7 +4,8 @@
 
 Prompts are the first test documents of lm-eval's tasks as `lm_eval --tasks …` asks them. Nothing was trained or chosen on them: the probe's
 data are train splits (MBPP, GSM8K, MATH, ARC). Pass 2 runs once a task, with the experts that `score` chose, at most `TOKENS` new tokens a
-prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller). The shared instruction and the calibration are read
+prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller), in bfloat16, or in float32 where the CPU is much slower in
+bfloat16 (`t2 doctor` tells). The shared instruction and the calibration are read
 before the clock starts. The last column is the ratio in CPU seconds of this process, which other programs on the machine disturb less.
 """
 
@@ -13,10 +14,12 @@ from collections import Counter
 from functools import cache
 
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager, get_task_dict
 
 from t2.adapters.dispatch_forms import Decision, Setup, make_form
+from t2.harness.half_precision import SLOW, slowdown
 from t2.harness.model import T2LM
 
 TASKS = {"math500": "math", "humaneval": "code", "arc_challenge_chat": "reasoning"}
@@ -25,8 +28,14 @@ PROBE_LIMIT = {"math500": 0.04, "humaneval": 0.04, "arc_challenge_chat": 0.2}
 
 
 @cache
+def dtype() -> str:
+    """Return bfloat16, the default, or float32 on a CPU that t2 advises it for."""
+    return "float32" if slowdown(torch.bfloat16) >= SLOW else "bfloat16"
+
+
+@cache
 def model() -> T2LM:
-    return T2LM(device="cpu", batch_size=BATCH)
+    return T2LM(device="cpu", batch_size=BATCH, dtype=dtype())
 
 
 @cache
@@ -70,7 +79,7 @@ def by_classifier(contexts: list[str]) -> list[Decision]:
 
 @cache
 def classifying() -> T2LM:
-    return T2LM(strategy="cls", device="cpu", batch_size=BATCH)
+    return T2LM(strategy="cls", device="cpu", batch_size=BATCH, dtype=dtype())
 
 
 @pytest.mark.slow
@@ -93,7 +102,7 @@ def test_pass_one_costs_little_of_pass_two(task: str) -> None:
     lm.generate_until(requests, disable_tqdm=True)
     second, cpu = clock.read()
     tokens = lm.costs.task(task)["pass2"]["tokens_out"]
-    print(f"\n{task}: {PROMPTS} prompts, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {lm.costs.task(task)['chosen']}")
+    print(f"\n{task}: {PROMPTS} prompts in {dtype()}, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {lm.costs.task(task)['chosen']}")
     for name in ("generate", "score", "probe", "task"):
         right = sum(d.category == TASKS[task] for d in found[name])
         times = f"{spent[name][0]:.2f} s | {spent[name][0] / second:.4f} | {spent[name][1] / cpu:.4f}"
