@@ -106,7 +106,7 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     end = getattr(model.generation_config, "eos_token_id", None)
     end = tokenizer.eos_token_id if end is None else end
     if end is None:
-        raise T2Error("Neither the model's generation_config nor its tokenizer names an end-of-text token (eos_token): replies have no end.")
+        raise T2Error("Neither the model's generation_config nor its tokenizer names an end-of-text token: replies have no end.")
     return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]
 
 

@@ -87,12 +87,8 @@ class VllmSampler:
         self.update(model)
         ends = end_ids(model, tokenizer)
         rows = tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]
-        params = [
-            SamplingParams(
-                temperature=temperature, max_tokens=max_new_tokens, seed=(seed * 4096 + i) % 2**63, stop_token_ids=ends, logprobs=0, detokenize=False
-            )
-            for i in range(len(rows))
-        ]
+        same = {"temperature": temperature, "max_tokens": max_new_tokens, "stop_token_ids": ends, "logprobs": 0, "detokenize": False}
+        params = [SamplingParams(**same, seed=(seed * 4096 + i) % 2**63) for i in range(len(rows))]
         outputs = [output.outputs[0] for output in self._engine.generate(rows, params)]
         replies = [list(output.token_ids) for output in outputs]
         rollouts = as_rollouts(rows, replies, int(tokenizer.pad_token_id), tokenizer)  # type: ignore[arg-type]

@@ -273,7 +273,8 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """
     base, tokenizer = load_model(source, "model", getattr(torch, dtype)), load_tokenizer(source, "model")
     if quantised := getattr(base, "quantization_method", None):
-        raise T2Error(f"model {source} is quantised ({getattr(quantised, 'value', quantised)}), and t2 train takes weights as they were before.")
+        kind = getattr(quantised, "value", quantised)
+        raise T2Error(f"model {source} is quantised ({kind}), and t2 train takes weights as they were before.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)

@@ -1,4 +1,4 @@
-"""How slow half precision is on this CPU: without instructions for it, matrix products in bfloat16 take several times as long as in float32."""
+"""How slow half precision is on this CPU: without instructions for it, several times as slow as float32."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ SLOW = 2.0
 def slowdown(dtype: torch.dtype) -> float:
     """Return the seconds of a matrix product on the CPU in `dtype`, over those in float32; measured once, in a few hundredths of a second.
 
-    Of the default model's size: 64 tokens, 576 × 576 weights; the best of ten each, taken in turn.
+    Of the default model's size: 64 tokens, 576 by 576 weights; the best of ten each, taken in turn.
     """
     best = {dtype: float("inf"), torch.float32: float("inf")}
     pairs = {kind: (torch.ones(64, 576, dtype=kind), torch.ones(576, 576, dtype=kind)) for kind in best}

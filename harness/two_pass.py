@@ -86,18 +86,17 @@ class TwoPass:
         Raises:
             T2Error: there are several processes.
         """
-        if getattr(cache_hook, "dbdict", None) is not None:
-            if self.world_size > 1:  # type: ignore[attr-defined]
-                raise T2Error(
-                    f"--use_cache does not go with {self.world_size} processes: "  # type: ignore[attr-defined]
-                    "each has a cache of its own, and one that finds all its answers there would leave the others waiting for it for ever. "
-                    "Leave --use_cache out, or start one process, without `accelerate launch`."
-                )
+        if getattr(cache_hook, "dbdict", None) is not None and self.world_size > 1:  # type: ignore[attr-defined]
+            raise T2Error(
+                f"--use_cache does not go with {self.world_size} processes: "  # type: ignore[attr-defined]
+                "each has a cache of its own, and one that finds all its answers there would leave the others waiting for it for ever. "
+                "Leave --use_cache out, or start one process, without `accelerate launch`."
+            )
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
         self._open_table()
 
     def _open_table(self) -> None:
-        """Have lm-eval's answer cache, if there is one, look where answers of this model are; of this run, where its first prompts decide."""
+        """Have lm-eval's answer cache, if there is one, look where this model's answers are; this run's, where its first prompts decide."""
         store = getattr(getattr(self, "cache_hook", None), "dbdict", None)
         if store is not None:
             open_table(store, self.cache_facts() | ({"votes of": self._documents} if self.votes else {}))

@@ -12,7 +12,6 @@ from .basis import Basis, renormalised_scale
 from .cache import cached_basis
 from .config import SvfConfig, SvfForm
 
-
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

@@ -94,7 +94,7 @@ def lock(parent: Path, name: str) -> Iterator[None]:
             log.warning("another process is fetching %s: waiting for it", name)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # a file system that has no locks
-            log.warning("%s cannot be locked (%s): see that no other t2 fetches %s, or set T2_CACHE to another folder", parent, error.strerror, name)
+            log.warning("%s cannot be locked (%s): see that no other t2 fetches %s there", parent, error.strerror, name)
         yield
 
 

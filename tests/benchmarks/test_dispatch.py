@@ -2,11 +2,11 @@
 
     python -m pytest -m slow tests/benchmarks/test_dispatch.py -s [-k math500 | -k humaneval | -k arc | -k right]
 
-Prompts are the first test documents of lm-eval's tasks as `lm_eval --tasks …` asks them. Nothing was trained or chosen on them: the probe's
-data are train splits (MBPP, GSM8K, MATH, ARC). Pass 2 runs once a task, with the experts that `score` chose, at most `TOKENS` new tokens a
-prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller), in bfloat16, or in float32 where the CPU is much slower in
-bfloat16 (`t2 doctor` tells). The shared instruction and the calibration are read
-before the clock starts. The last column is the ratio in CPU seconds of this process, which other programs on the machine disturb less.
+Prompts are the first test documents of lm-eval's tasks as `lm_eval --tasks …` asks them. Nothing was trained or chosen on them: the
+probe's data are train splits (MBPP, GSM8K, MATH, ARC). Pass 2 runs once a task, with the experts that `score` chose, at most `TOKENS` new
+tokens a prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller). All is in bfloat16, or in float32 where
+the CPU is much slower in bfloat16 (`t2 doctor` tells). The shared instruction and the calibration are read before the clock starts. The
+last column is the ratio in CPU seconds of this process, which other programs on the machine disturb less.
 """
 
 import time
@@ -102,7 +102,8 @@ def test_pass_one_costs_little_of_pass_two(task: str) -> None:
     lm.generate_until(requests, disable_tqdm=True)
     second, cpu = clock.read()
     tokens = lm.costs.task(task)["pass2"]["tokens_out"]
-    print(f"\n{task}: {PROMPTS} prompts in {dtype()}, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {lm.costs.task(task)['chosen']}")
+    chosen = lm.costs.task(task)["chosen"]
+    print(f"\n{task}: {PROMPTS} prompts in {dtype()}, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {chosen}")
     for name in ("generate", "score", "probe", "task"):
         right = sum(d.category == TASKS[task] for d in found[name])
         times = f"{spent[name][0]:.2f} s | {spent[name][0] / second:.4f} | {spent[name][1] / cpu:.4f}"

@@ -20,7 +20,8 @@ def test_a_slow_half_is_told_with_the_cure(monkeypatch, caplog, times, device, d
     monkeypatch.setattr(half_precision, "slowdown", lambda _: times)
     half_precision.tell_if_slow(torch.device(device), dtype)
     name = str(dtype).removeprefix("torch.")
-    assert caplog.messages == ([f"This CPU takes 6.9 times as long for a matrix product in {name} as in float32: dtype=float32 is faster."] * told)
+    message = f"This CPU takes 6.9 times as long for a matrix product in {name} as in float32: dtype=float32 is faster."
+    assert caplog.messages == [message] * told
 
 
 def test_the_slowdown_is_that_of_the_products(monkeypatch):

@@ -142,7 +142,8 @@ def test_the_command_that_makes_such_a_file():
 
 
 def test_the_command_asks_each_task_with_its_own_number_of_shots():
-    data = result({name: {"acc,none": share(1, 4)} for name in ("a", "b", "c", "d")}, groups={"same": (["a", "b"], {}), "mixed": (["b", "c"], {})})
+    groups = {"same": (["a", "b"], {}), "mixed": (["b", "c"], {})}
+    data = result({name: {"acc,none": share(1, 4)} for name in ("a", "b", "c", "d")}, groups=groups)
     data["n-shot"] |= {"a": 4, "b": 4, "c": 0, "d": 0}
     text = report([write("results_1.json", data)])
     found = [part.split("--model hf ")[1].split(" --batch")[0] for part in text.replace("\\", "").split("settings: <code>")[1:]]

@@ -156,7 +156,7 @@ def test_a_quantised_base_is_refused(monkeypatch):
 
 
 def test_the_best_of_a_sweep_over_methods_is_told_with_its_own_command(sweep, monkeypatch, capsys):
-    runs, folder, weights = sweep
+    runs, folder, _ = sweep
     monkeypatch.setattr(train, "load_configs", lambda *_: runs)
     monkeypatch.setattr(train, "sweep", lambda _: folder)
     for method, told in (("svf", "--model t2 --model_args experts="), ("lora", "--model hf --model_args pretrained=")):
