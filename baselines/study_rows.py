@@ -275,7 +275,8 @@ def _search(study: Study, row: Row) -> dict[str, Any]:
         return {}
     found = json.loads(files[0].read_text(encoding="utf-8"))
     kept = ("alpha", "signal", "configuration", "documents", "scores", "cost")
-    return {"search": {key: found[key] for key in kept}}
+    evaluated = sum(search["evaluated"] for search in found["searches"].values())
+    return {"search": {**{key: found[key] for key in kept}, "evaluated": evaluated}}
 
 
 def _metric(results: Mapping[str, Any], task: str) -> str:

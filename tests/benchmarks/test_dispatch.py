@@ -24,6 +24,7 @@ from t2.harness.model import T2LM
 
 TASKS = {"math500": "math", "humaneval": "code", "arc_challenge_chat": "reasoning"}
 PROMPTS, BATCH, TOKENS, VOTES = 64, 16, 64, 10
+LEAST_RIGHT = {"score": 220, "cls": 190, "probe": 294, "generate": 0}  # of 300; 294 is the bound, the others are near what was found
 PROBE_LIMIT = {"math500": 0.04, "humaneval": 0.04, "arc_challenge_chat": 0.2}
 
 
@@ -122,4 +123,4 @@ def test_how_often_the_right_expert_is_chosen(name: str) -> None:
         print(f"\n| {task} → {expert} | {name} |", " | ".join(f"{c} {found[c]}" for c in ("code", "math", "reasoning", "others")))
         right += found[expert]
     print(f"{name}: {right} of 300 right")
-    assert right >= 294 or name != "probe"
+    assert right >= LEAST_RIGHT[name]

@@ -33,6 +33,7 @@ from t2.baselines.methods import adapter_config
 from t2.baselines.reinforce import accumulate_gradient, recomputed_layers
 from t2.baselines.rollout import Rollouts, chat_prompts, generate
 from t2.harness.fetch import default_model, load_rows
+from t2.harness.fetch.data import locate_local
 from t2.tasks.training import TASKS
 
 PROMPTS, TOKENS, KL_COEF, MEMORY = int(os.environ.get("T2_BENCH_PROMPTS", "64")), 128, 0.1, 0.5
@@ -155,6 +156,8 @@ def measure(which: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(6000)
 def test_a_step_is_faster_and_smaller_than_the_reference_procedure() -> None:
+    if locate_local("gsm8k", "train") is None:
+        pytest.skip("needs gsm8k/train: set T2_DATA_DIR, or `t2 fetch gsm8k/train` where the hub is reached")
     got = {which: measure(which) for which in ("ours", "reference")}
     for which, f in got.items():
         print(

@@ -81,8 +81,8 @@ def test_prompts_end_where_the_answer_begins() -> None:
     assert prompts["t2_mini_reasoning"][0] == f"Question: {items.rows('reasoning')[0]['question']}\nAnswer:"
 
 
-def test_wrong_answers_score_nothing() -> None:
-    wrong = {"t2_mini_math": "-1", "t2_mini_code": "    return None\n", "t2_mini_dispatch": "others", "t2_mini_reasoning": ""}
+def test_wrong_replies_to_math_and_code_score_nothing() -> None:
+    wrong = {"t2_mini_math": "-1", "t2_mini_code": "    return None\n"}
     results = evaluate(lambda task, doc: wrong[task], ["t2_mini_math", "t2_mini_code"])["results"]
     assert results["t2_mini_math"]["exact_match,none"] == 0.0
     # `second_best` is to return None for hopeless input: that is not all it is tested on

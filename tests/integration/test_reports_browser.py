@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from t2.reports import page as report_page
 from t2.reports.cli import main
 
 from ..result_files import acc, log, result, sample, share, t2_section, write
@@ -91,7 +92,7 @@ def test_the_browser_would_notice(hostile):
 
 
 def test_a_click_sorts_the_table_under_the_policy(tmp_path, monkeypatch):
-    """The page's own script is the one that its policy lets run. A second page, which may run anything, loads it and clicks."""
+    """The page's own script is the one that its policy lets run. Copies without the policy click."""
     monkeypatch.chdir(tmp_path)
     for name, right in (("a", 5), ("b", 20), ("c", 10)):
         write(f"runs/{name}/results_1.json", result(acc(right, 100), args={"pretrained": name}))
@@ -108,8 +109,12 @@ def test_a_click_sorts_the_table_under_the_policy(tmp_path, monkeypatch):
         body = shown.split("<tbody>")[1].split("</tbody>")[0]
         column.append([row.split("<td")[1].split(">")[1].split("<")[0] for row in body.split("<tr>")[1:]])
     assert column == [["hf b", "hf c", "hf a", "hf d"], ["hf a", "hf c", "hf b", "hf d"]]
-    # Under the policy the script's hash must be right: with one letter changed the browser would refuse it.
+    # Under the policy the script's hash must be right: a page whose script leaves a trace does, one whose script was changed later does not.
     probe = "\ndocument.body.dataset.ran = 'yes';"
+    with monkeypatch.context() as patch:
+        patch.setattr(report_page, "_SCRIPT", report_page._SCRIPT + probe)
+        main(["runs", "-o", "own.html"])
+    assert "data-ran" in dom(Path("own.html"), tmp_path / "profile")
     assert "data-ran" not in dom(_with(text, probe, tmp_path), tmp_path / "profile")
 
 

@@ -88,7 +88,7 @@ def test_nothing_heavy_comes_with(module: str) -> None:
     assert heavy & loaded_by(module) == set()
 
 
-def test_harness_costs_less_than_a_second_over_lm_eval() -> None:
-    code = "import time, lm_eval; start = time.perf_counter(); import t2.harness; print(time.perf_counter() - start)"
+def test_the_model_costs_less_than_two_seconds_over_lm_evals() -> None:
+    code = "import time, lm_eval.models.huggingface; start = time.perf_counter(); import t2.harness.model; print(time.perf_counter() - start)"
     seconds = [float(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120)) for _ in range(2)]
-    assert min(seconds) < 1.0
+    assert min(seconds) < 2.0

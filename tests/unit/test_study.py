@@ -47,6 +47,17 @@ def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
     assert labels == expected
 
 
+STUDIES = Path(study_rows.__file__).parent / "studies"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.yaml")))
+def test_every_published_row_is_one_of_its_study_and_made_with_its_settings(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = load_study(name)
+    published = {path.stem for path in (STUDIES / name).glob("*.json")}
+    assert published and {row.label for row in rows(study) if study_rows.made(study, row)} == published
+
+
 def test_the_shipped_strategies_are_options_that_t2_eval_takes(monkeypatch):
     study = load_study("adaptation")
     found = list(rows(study))
@@ -451,6 +462,7 @@ def test_a_few_shot_row_keeps_what_its_search_found(tmp_path):
     found = {"alpha": {"math": 1}, "signal": True, "configuration": {}, "documents": [], "scores": {}, "cost": {}}
     folder = tmp_path / "x" / "mixtures" / few.label
     folder.mkdir(parents=True)
-    (folder / "humaneval.json").write_text(json.dumps({**found, "searches": "much"}))
-    assert study_rows._search(study, few) == {"search": found}
+    searches = {"normalised": {"evaluated": 36, "trace": "much"}, "free": {"evaluated": 4, "trace": "much"}}
+    (folder / "humaneval.json").write_text(json.dumps({**found, "searches": searches}))
+    assert study_rows._search(study, few) == {"search": {**found, "evaluated": 40}}
     assert study_rows._search(study, base) == {}
