@@ -2,7 +2,8 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..adapters.errors import AdapterError
@@ -10,7 +11,7 @@ from .errors import T2Error
 
 
 class EngineError(T2Error):
-    """An engine failed while it answered."""
+    """An engine failed while it answered, or changed its weights."""
 
 
 class Engines(ABC):
@@ -28,12 +29,8 @@ class Engines(ABC):
         """Return an attribute of the engine's model configuration."""
 
     @abstractmethod
-    def forget_prefixes(self) -> None:
-        """Drop the keys and values that were kept of earlier prompts.
-
-        Raises:
-            AdapterError: the engine refuses.
-        """
+    def drop_prefixes(self) -> bool:
+        """See `forget_prefixes`; return False if an engine refuses."""
 
     @abstractmethod
     def close(self) -> None:
@@ -48,8 +45,11 @@ class Engines(ABC):
 
         Raises:
             AdapterError: what the first worker with an error says.
+            EngineError: an engine failed.
         """
-        found = [json.loads(answer) for answer in self.call(method, args)]
+        with self._watched():
+            answers = self.call(method, args)
+        found = [json.loads(answer) for answer in answers]
         if wrong := next((answer["error"] for answer in found if "error" in answer), None):
             raise AdapterError(wrong)
         return [answer["value"] for answer in found]
@@ -57,6 +57,16 @@ class Engines(ABC):
     def ask(self, method: str, *args: Any) -> Any:
         """As `ask_each`; return the first worker's answer."""
         return self.ask_each(method, *args)[0]
+
+    def forget_prefixes(self) -> None:
+        """Drop the keys and values that were kept of earlier prompts: they are of other weights.
+
+        Raises:
+            EngineError: an engine refuses, or failed.
+        """
+        with self._watched():
+            if not self.drop_prefixes():
+                raise RuntimeError("it did not drop its prefix cache, so answers would mix two sets of weights; no request may be running")
 
     def generate(self, rows: Sequence[Sequence[int]], params: Sequence[Any], progress: bool = False) -> list[Any]:
         """Return vLLM's outputs for prompts given as token ids, in order.
@@ -68,10 +78,15 @@ class Engines(ABC):
             raise EngineError(
                 "vLLM's engine failed, or was interrupted, in an earlier call, and may hold any weights: load the model again."
             )
-        try:
+        with self._watched():
             return self.answer(rows, params, progress)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
         except KeyboardInterrupt:
-            self.failed = True  # it still answers these requests, and its weights cannot be changed under them
+            self.failed = True  # it may still answer requests, whose weights cannot be changed under them, or hold any weights
             raise
         except Exception as error:
             self.failed = True
@@ -95,10 +110,9 @@ class LocalEngine(Engines):
         """See `Engines`."""
         return getattr(self.llm.llm_engine.model_config, name)
 
-    def forget_prefixes(self) -> None:
+    def drop_prefixes(self) -> bool:
         """See `Engines`."""
-        if not self.llm.reset_prefix_cache():
-            raise AdapterError("vLLM did not drop its prefix cache, so answers would mix two sets of weights; no request may be running.")
+        return bool(self.llm.reset_prefix_cache())
 
     def close(self) -> None:
         """See `Engines`."""
@@ -142,9 +156,9 @@ class RayEngines(Engines):
         """See `Engines`."""
         return self._ray.get(self._actors[0].config.remote(name))
 
-    def forget_prefixes(self) -> None:
+    def drop_prefixes(self) -> bool:
         """See `Engines`."""
-        self._ray.get([a.forget.remote() for a in self._actors])
+        return all(self._ray.get([a.drop_prefixes.remote() for a in self._actors]))
 
     def close(self) -> None:
         """See `Engines`."""
@@ -185,8 +199,8 @@ class _Actor:
     def config(self, name: str) -> Any:
         return self._engine.config(name)
 
-    def forget(self) -> None:
-        self._engine.forget_prefixes()
+    def drop_prefixes(self) -> bool:
+        return self._engine.drop_prefixes()
 
     def generate(self, rows: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
         return self._engine.answer(rows, params, False) if rows else []

@@ -29,6 +29,9 @@ from .mixture_file import SCHEMA, check_writable, read_mixture, write_json
 log = logging.getLogger("t2")
 
 FORMS = ("normalised", "free", "normalised-by-layer", "free-by-layer")
+_CHOICE = "choice"
+"""Among the journal's forms: what the best mixture of each does on the documents held out to choose one."""
+
 """The four configurations of appendix A.4, simplest first."""
 
 
@@ -237,14 +240,15 @@ class _Adaptation:
         (outcome,) = self._outcomes(form, mixtures, merged=True)
         return outcome
 
-    def _outcomes(self, form: str, mixtures: dict[str, Mixture], merged: bool = False) -> Iterator[Outcome]:
-        start, tokens = time.perf_counter(), self.judge.tokens_out
-        for name, outcome in zip(mixtures, self.judge.outcomes(mixtures.values(), merged), strict=True):
+    def _outcomes(self, form: str, mixtures: dict[str, Mixture], merged: bool = False, judge: Judge | None = None) -> Iterator[Outcome]:
+        judge = judge or self.judge
+        start, tokens = time.perf_counter(), judge.tokens_out
+        for name, outcome in zip(mixtures, judge.outcomes(mixtures.values(), merged), strict=True):
             self.journal.outcomes.setdefault(form, {})[name] = outcome.as_dict()
             now = time.perf_counter()
             self.journal.seconds += now - start
-            self.journal.tokens += self.judge.tokens_out - tokens
-            start, tokens = now, self.judge.tokens_out
+            self.journal.tokens += judge.tokens_out - tokens
+            start, tokens = now, judge.tokens_out
             self.journal.save()
             yield outcome
 
@@ -277,8 +281,11 @@ class _Adaptation:
         mixtures = {
             form: (space.mixture(found.best) if found.best else None) or Mixture.base() for form, (space, found) in searches.items()
         }
-        outcomes = dict(zip(mixtures, self.chooser.outcomes(mixtures.values()), strict=True))
-        best = max(outcomes, key=lambda form: outcomes[form].key)  # of equal ones the first, which is the simplest
+        left = {form: mixture for form, mixture in mixtures.items() if self._known(_CHOICE, form) is None}
+        for _ in self._outcomes(_CHOICE, left, judge=self.chooser):
+            pass
+        outcomes = {form: Outcome.of(self.journal.outcomes[_CHOICE][form]) for form in mixtures}
+        best = max(outcomes, key=lambda form: (outcomes[form].key, -FORMS.index(form)))  # of equal ones the simplest
         log.info("Form %s is taken: right on %d of %d documents held out for the choice.", best, outcomes[best].right, len(self.select))
         return best, {form: {"right": outcome.right, **outcome.as_dict()} for form, outcome in outcomes.items()}
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
 def _shared_arguments(parser: argparse.ArgumentParser) -> None:
     shared = parser.add_argument_group("as for lm_eval")
     shared.add_argument("--model", "-M", choices=("t2", "t2-vllm"), default="t2", help="who answers (default: t2)")
-    shared.add_argument("--model_args", "-a", default="", metavar="KEY=VALUE,...", help="of the model: pretrained, experts, dtype, …")
+    model_args = "of the model: pretrained, experts, dtype, …; or JSON"
+    shared.add_argument("--model_args", "-a", nargs="+", action="extend", default=[], metavar="KEY=VALUE,...", help=model_args)
     shared.add_argument("--num_fewshot", "-f", type=int, metavar="N", help="examples in each prompt")
-    shared.add_argument("--gen_kwargs", metavar="KEY=VALUE,...", help="of generation")
-    shared.add_argument("--apply_chat_template", action="store_true", help="wrap prompts in the chat template")
+    shared.add_argument("--gen_kwargs", nargs="+", action="extend", default=[], metavar="KEY=VALUE,...", help="of generation; or JSON")
+    template = "wrap prompts in the chat template"
+    shared.add_argument("--apply_chat_template", nargs="?", const=True, metavar="NAME", help=template)
     shared.add_argument("--system_instruction", metavar="TEXT", help="system prompt")
     shared.add_argument("--batch_size", "-b", metavar="N", help="rows a batch (default: 32; t2-vllm: auto)")
     shared.add_argument("--device", metavar="NAME", help="cuda, cpu, …")
@@ -99,7 +101,7 @@ def adapt_command(argv: Sequence[str]) -> int:
     _shared_arguments(parser)
     parser.set_defaults(limit=None)
     args = parser.parse_args(argv)
-    evaluation = _evaluation(_words(args, [args.task], "", None))
+    evaluation = _evaluation(_words(args, [args.task], {}, None))
     made = read_mixture(adapt(_options(args, evaluation, args.task, args.output or _default_file(Path("mixtures"), args.task))))
     print(_summary(made))
     return 0
@@ -124,14 +126,16 @@ def eval_command(argv: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(argv)
     tasks = [task for word in args.tasks for task in word.split(",")]
     if args.strategy != "fewshot":
-        _lm_eval([*_words(args, tasks, f"strategy={args.strategy}", None), *rest])
+        words = [*_words(args, tasks, {"strategy": args.strategy}, None), *rest]
+        _parsed(words)
+        _lm_eval(words)
         return 0
-    evaluation = _evaluation([*_words(args, tasks, "", None), *rest])
+    evaluation = _evaluation([*_words(args, tasks, {}, None), *rest])
     known_tasks(tasks, args.include_path)  # all of them, before the first is searched for hours
     for task in tasks:
         made = read_mixture(adapt(_options(args, evaluation, task, _default_file(args.mixtures, task))))
         print(_summary(made))
-        _lm_eval([*_words(args, [task], f"mixture={made.path}", rest_of(made, args.limit)), *rest])
+        _lm_eval([*_words(args, [task], {"mixture": str(made.path)}, rest_of(made, args.limit)), *rest])
     return 0
 
 
@@ -173,16 +177,18 @@ def _summary(made: MixtureFile) -> str:
     )
 
 
-def _words(args: argparse.Namespace, tasks: Sequence[str], weights: str, samples: dict[str, list[int]] | None) -> list[str]:
-    """Return the words of lm-eval's command line for what its options and ours have in common."""
+def _words(args: argparse.Namespace, tasks: Sequence[str], weights: Mapping[str, str], samples: dict[str, list[int]] | None) -> list[str]:
+    """Return the words of lm-eval's command line for what its options and ours have in common; `weights` are model arguments too."""
     words = ["--model", args.model, "--tasks", ",".join(tasks)]
-    words += ["--model_args", ",".join(part for part in (args.model_args, weights) if part)]
+    for option, values in (("--model_args", [*args.model_args, json.dumps(weights)]), ("--gen_kwargs", args.gen_kwargs)):
+        for value in values:  # each by itself, for lm-eval lets nothing follow JSON
+            words += [option, value]
     words += ["--batch_size", args.batch_size or ("auto" if args.model == "t2-vllm" else "32")]
-    for name in ("num_fewshot", "gen_kwargs", "system_instruction", "device", "include_path"):
+    for name in ("num_fewshot", "system_instruction", "device", "include_path"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     if args.apply_chat_template:
-        words.append("--apply_chat_template")
+        words += ["--apply_chat_template", *([] if args.apply_chat_template is True else [args.apply_chat_template])]
     if samples is not None:
         words += ["--samples", json.dumps(samples)]
     elif args.limit is not None:
@@ -200,6 +206,22 @@ def _command_line(words: Sequence[str]) -> Iterator[None]:
         sys.argv = before
 
 
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Return lm-eval's options as its parser reads them.
+
+    Raises:
+        T2Error: JSON that is none.
+        SystemExit: a word that lm-eval does not know.
+    """
+    from lm_eval._cli import HarnessCLI
+
+    try:
+        with _command_line(words):
+            return HarnessCLI().parse_args()
+    except ValueError as error:
+        raise T2Error(f"lm_eval: {error}") from error
+
+
 def _evaluation(words: Sequence[str]) -> Any:
     """Return what lm-eval's command line makes of its options, without running it: a search is to have the same, and no wrong ones.
 
@@ -207,11 +229,9 @@ def _evaluation(words: Sequence[str]) -> Any:
         T2Error: lm-eval refuses them, or they say which documents or weights to use.
         SystemExit: a word that lm-eval does not know.
     """
-    from lm_eval._cli import HarnessCLI
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
-    with _command_line(words):
-        read = HarnessCLI().parse_args()
+    read = _parsed(words)
     for name in ("samples", "config", "cache_requests"):  # the last knows nothing of samples: answers would be scored as other documents'
         if getattr(read, name) is not None:
             raise T2Error(f"--{name} does not go with a few-shot search, which says itself which documents and weights to use.")

@@ -135,7 +135,7 @@ def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
     if "validation" not in found and task.has_validation_docs() and config.validation_split != evaluated:
         found["validation"] = task.validation_docs()
     fewshot = task.fewshot_cfg.split
-    if not found and fewshot not in (None, evaluated):
+    if not found and fewshot not in (None, evaluated) and not config.num_fewshot:  # else they are the examples, with their answers
         found["train"] = task.fewshot_docs()
     found["evaluated"] = task.eval_docs
     return found
@@ -201,6 +201,14 @@ class Prepared:
     places: list[int]
 
 
+def _leave_asked_one_out(task: Any) -> None:
+    """Have lm-eval take no document for an example of itself: it sees to that only where examples are of the split that is scored."""
+    shots = task.config.num_fewshot or 0
+    if shots and len(task.sampler.fewshot_docs()) > shots:
+        task.fewshot_cfg = copy.copy(task.fewshot_cfg)
+        task.fewshot_cfg.split = task.config.test_split
+
+
 def prepare(
     tasks: Mapping[str, Any],
     documents: Sequence[Document],
@@ -227,6 +235,8 @@ def prepare(
         docs = [dict(documents[i].doc) for i in places]
         part = copy.copy(task)
         part.has_test_docs, part.test_docs = lambda: True, lambda docs=docs: docs
+        if documents[places[0]].source != "evaluated":
+            _leave_asked_one_out(part)
         part.build_all_requests(
             system_instruction=system_instruction,
             apply_chat_template=apply_chat_template,

@@ -10,6 +10,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ...adapters.mixture import Mixture
+from ..errors import T2Error
 from .reply import Reply
 
 STEPS = 32
@@ -68,6 +69,8 @@ def _batch(lm: Any, contexts: list[str], options: dict[str, Any], mixtures: list
     kwargs: dict[str, Any] = dict(normalize_gen_kwargs(options, lm.max_gen_toks))
     until = handle_stop_sequences(kwargs.pop("until", None), eos=lm.tok_decode(lm.eot_token_id, skip_special_tokens=False))
     room = kwargs.pop("max_gen_toks")
+    if room >= lm.max_length:
+        raise T2Error(f"max_gen_toks={room} leaves no room for a prompt in the {lm.max_length} tokens that the model can read: give less.")
     ids, mask = lm.tok_batch_encode(contexts, left_truncate_len=lm.max_length - room, truncation=lm.truncation)
     ids, mask = ids.to(lm.device), mask.to(lm.device)
     longest = kwargs.pop("max_length", ids.shape[1] + room)

@@ -22,11 +22,12 @@ import sysconfig
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ...adapters.paths import cache_dir
 from .seccomp import filter_program
 from .verdict import Kind, Limits, MissingPackage, SandboxUnavailable
 
@@ -238,7 +239,10 @@ def _python() -> str:
 
 @functools.cache
 def _system_mounts() -> list[str]:
-    """The interpreter, its standard library and the shared libraries, read-only; installed packages hidden (they may hold answers)."""
+    """The interpreter, its standard library and the shared libraries, read-only.
+
+    What may hold answers is hidden: packages, environments, sources, data.
+    """
     argv: list[str] = []
     made = {"/"}
 
@@ -266,10 +270,26 @@ def _system_mounts() -> list[str]:
     hidden = {paths["purelib"], paths["platlib"]}
     for base in (*bound, "/usr/local"):
         hidden.update(glob.glob(f"{base}/lib*/python3*/site-packages") + glob.glob(f"{base}/lib*/python3*/dist-packages"))
-    for path in sorted({os.path.realpath(h) for h in hidden if os.path.isdir(h)}):
-        if any(path.startswith(b + "/") for b in bound):
+        hidden.update((f"{base}/src", f"{base}/envs", f"{base}/pkgs"))
+    hidden.update((str(_HERE.parents[1]), os.environ.get("T2_DATA_DIR") or "", str(cache_dir())))
+    if sys.prefix != sys.base_prefix:
+        hidden.add(sys.prefix)
+    for path in _outermost({os.path.realpath(h) for h in hidden if h and os.path.isdir(h)}):
+        if _below(path, bound) and not any(_below(needed, [path]) for needed in (*bound, _python(), paths["stdlib"])):
             argv += ["--tmpfs", path, "--remount-ro", path]
     return [*argv, "--ro-bind", str(_HERE), _INSIDE]
+
+
+def _below(path: str, tops: Iterable[str]) -> bool:
+    return any(path.startswith(top + "/") for top in tops)
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    found: list[str] = []
+    for path in sorted(paths):
+        if not _below(path, found):
+            found.append(path)
+    return found
 
 
 # In the new namespace no further ones may be made: in those a program would have capabilities again. Not permitted everywhere, hence

@@ -1,5 +1,6 @@
 """The system calls that Python test code never needs, refused by a seccomp filter (libseccomp)."""
 
+import contextlib
 import errno
 import functools
 import tempfile
@@ -7,8 +8,9 @@ import tempfile
 from .verdict import MissingPackage
 
 # Refused with EPERM, as by a kernel that does not permit them: what reaches beyond the process, what holds memory that no limit counts
-# (System V, memfd, message queues) and what uses up numbers that the whole machine shares (inotify, asynchronous I/O). Not in the list, and
-# so permitted: whatever files, memory, processes, threads, pipes, clocks (to read) and signals need; what those reach the namespaces bound.
+# (System V, memfd, message queues), what makes the machine write (sync), and what uses up numbers that the whole machine shares (inotify,
+# asynchronous I/O). Not in the list, and so permitted: whatever files, memory, processes, threads, pipes, clocks (to read) and signals
+# need; what those reach the namespaces bound.
 _REFUSED = (
     "acct add_key adjtimex bpf chroot clock_adjtime clock_settime create_module delete_module fanotify_init finit_module "
     "flock fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy init_module inotify_init inotify_init1 io_cancel "
@@ -18,9 +20,10 @@ _REFUSED = (
     "name_to_handle_at nfsservctl open_by_handle_at open_tree open_tree_attr perf_event_open personality pidfd_getfd "
     "pivot_root process_madvise process_vm_readv process_vm_writev ptrace query_module quotactl quotactl_fd reboot "
     "request_key seccomp semctl semget semop semtimedop set_mempolicy setdomainname sethostname setns settimeofday shmat "
-    "shmctl shmdt shmget socket statmount stime swapoff swapon syslog umount umount2 unshare uselib userfaultfd ustat vhangup "
+    "shmctl shmdt shmget socket statmount stime swapoff swapon sync syncfs syslog umount umount2 unshare uselib userfaultfd ustat vhangup "
     "vmsplice"
 )
+_MAP_SHARED = 1
 _NEW_NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
 
 
@@ -47,6 +50,9 @@ def filter_program() -> bytes:
             continue
     for flag in _NEW_NAMESPACES:
         rules.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+    for name in ("mmap", "mmap2"):  # shared pages that nobody has mapped any more are in no process's resident size
+        with contextlib.suppress(OSError):
+            rules.add_rule(refuse, name, pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _MAP_SHARED, _MAP_SHARED))
     rules.add_rule(refuse, "prlimit64", pyseccomp.Arg(0, pyseccomp.NE, 0))  # of other processes
     # Its flags lie in memory, which a filter cannot read; C libraries take `clone` where there is no `clone3`.
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")

@@ -220,6 +220,16 @@ KERNEL = [
         tests="assert max(f(1)) >= 0",
     ),
     Attack(
+        "shared pages, which no process's size has once they are unmapped",
+        "import mmap\ndef f(x):\n try: return bool(mmap.mmap(-1, 1 << 20))\n except OSError: return False",
+        tests="assert f(1)",
+    ),
+    Attack(
+        "writes of the whole machine",
+        "import ctypes, os\ndef f(x): return ctypes.CDLL(None).syncfs(os.open('/tmp', os.O_RDONLY))",
+        tests="assert f(1) == 0",
+    ),
+    Attack(
         "numbers that the machine shares",
         "import ctypes\ndef f(x):\n libc, a = ctypes.CDLL(None), ctypes.c_ulong(0)\n return libc.inotify_init1(0), libc.syscall(206, 1000, ctypes.byref(a))",
         tests="assert max(f(1)) >= 0",

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import lm_eval
 import pytest
 import torch
+from lm_eval._cli import HarnessCLI
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from transformers import GenerationConfig
@@ -102,6 +103,7 @@ def world(tmp_path_factory):
         ("tiny_train", GENERATE, both, "training_split: train"),
         ("tiny_alone", GENERATE, alone, ""),
         ("tiny_choose", CHOOSE, both, "training_split: train"),
+        ("tiny_dev", GENERATE, both, "fewshot_split: train"),
     ):
         (root / "tasks" / f"{name}.yaml").write_text(text.format(name=name, files=files, splits=splits))
     with pytest.MonkeyPatch.context() as patch:
@@ -258,6 +260,26 @@ def test_eval_leaves_the_documents_of_the_search_out_and_a_plain_run_is_marked(w
     assert plain["t2"]["contaminated"] == {"tiny_alone": sorted(i for i in seen if i < 20)}
 
 
+def test_no_document_of_a_search_is_an_example_in_its_own_prompt(world):
+    tasks = load_tasks("tiny_train", world.tasks, num_fewshot=13)  # of 14
+    documents = draw(tasks, 8, 0)
+    (part,) = prepare(tasks, documents)
+    assert {document.source for document in documents} == {"train"}
+    for instance, document in zip(part.instances, documents, strict=True):
+        assert instance.args[0].count("Q: ") == 14 and instance.args[0].count(f"Q: {document.doc['q']}") == 1
+
+
+def test_the_examples_of_prompts_are_no_documents_of_a_search(world):
+    drawn = {shots: draw(load_tasks("tiny_dev", world.tasks, num_fewshot=shots), 4, 0) for shots in (None, 5)}
+    assert {shots: {document.source for document in found} for shots, found in drawn.items()} == {None: {"train"}, 5: {"evaluated"}}
+
+
+def test_a_reply_that_leaves_no_room_for_its_prompt_is_told(world):
+    request = Instance("generate_until", {}, ("Q", {"until": [], "max_gen_toks": world.lm.max_length}), 0, ("t", 0, 1))
+    with pytest.raises(T2Error, match=r"max_gen_toks=4096 leaves no room for a prompt in the 4096 tokens"):
+        generate(world.lm, [request], 1)
+
+
 def test_a_wrong_task_is_told_before_the_first_is_searched(world, tmp_path, capsys):
     more = ["--strategy", "fewshot", "--tasks", "tiny_alone,tiny_trian", "--mixtures", str(tmp_path / "mixtures")]
     assert main(["eval", *arguments(world), *more]) == 2
@@ -272,6 +294,10 @@ def test_a_wrong_task_is_told_before_the_first_is_searched(world, tmp_path, caps
         (["--gen_kwargs", 'until=["Q:","x"],max_gen_toks=3'], {"gen_kwargs": {"until": ["Q:", "x"], "max_gen_toks": 3}}),
         (["--apply_chat_template", "--fewshot_as_multiturn", "false"], {"apply_chat_template": True, "fewshot_as_multiturn": False}),
         (["--seed", "1,2,3,4"], {"fewshot_seed": 4}),
+        (["--model_args", "dtype=float32", "revision=x", "--apply_chat_template"], {"model_args": {"dtype": "float32", "revision": "x"}}),
+        (["-a", '{"chat_template_args": {"x": [1, 2]}}'], {"model_args": {"chat_template_args": {"x": [1, 2]}}}),
+        (["--gen_kwargs", "max_gen_toks=3", "temperature=0"], {"gen_kwargs": {"max_gen_toks": 3, "temperature": 0}}),
+        (["--apply_chat_template", "tool_use"], {"apply_chat_template": True}),
         (["--tasks", "tiny_train", "tiny_choose,tiny_alone"], {"task": ["tiny_train", "tiny_choose", "tiny_alone"]}),
     ],
 )
@@ -282,11 +308,15 @@ def test_a_search_has_the_settings_of_its_evaluation(world, tmp_path, monkeypatc
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: evaluated.append(sys.argv))
     assert main(["eval", *arguments(world), "--strategy", "fewshot", "--tasks", "tiny_train", *more]) == 0
     assert len(searched) == len(evaluated) == len(asked.get("task", "1"))
-    found = {name: getattr(searched[0], name) for name in asked if name != "task"}
-    assert found == {name: value for name, value in asked.items() if name != "task"}
+    own = {name: value for name, value in asked.items() if name not in ("task", "model_args")}
+    assert {name: getattr(searched[0], name) for name in own} == own
     assert [options.task for options in searched] == asked.get("task", ["tiny_train"])
-    assert searched[0].model_args == {"pretrained": world.base, "experts": world.experts}
-    assert all(f"mixture={tmp_path}/m.json" in " ".join(words) for words in evaluated)
+    assert searched[0].model_args == {"pretrained": world.base, "experts": world.experts} | asked.get("model_args", {})
+    assert all(json.dumps({"mixture": f"{tmp_path}/m.json"}) in words for words in evaluated)
+    for words in evaluated:
+        with command._command_line(words[2:]):
+            read = HarnessCLI().parse_args()
+        assert read.model_args == searched[0].model_args | {"mixture": f"{tmp_path}/m.json"}
 
 
 @pytest.mark.parametrize(
@@ -298,6 +328,8 @@ def test_a_search_has_the_settings_of_its_evaluation(world, tmp_path, monkeypatc
         (["--fewshot_as_multiturn"], "`apply_chat_template` must be set"),
         (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
         (["--gen_kwargs", "num_beams=2"], "generates with num_beams=2"),
+        (["--cache_requests", "true"], "--cache_requests does not go with a few-shot search"),
+        (["--model_args", "{x}"], "lm_eval: Invalid JSON: {x}"),
     ],
 )
 def test_options_that_the_evaluation_refuses_are_told_before_the_search(world, tmp_path, capsys, monkeypatch, more, says):

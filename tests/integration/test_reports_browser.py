@@ -109,7 +109,7 @@ def test_a_click_sorts_the_table_under_the_policy(tmp_path, monkeypatch):
         body = shown.split("<tbody>")[1].split("</tbody>")[0]
         column.append([row.split("<td")[1].split(">")[1].split("<")[0] for row in body.split("<tr>")[1:]])
     assert column == [["hf b", "hf c", "hf a", "hf d"], ["hf a", "hf c", "hf b", "hf d"]]
-    # Under the policy the script's hash must be right: a page whose script leaves a trace does, one whose script was changed later does not.
+    # Under the policy the script's hash must be right: a page whose script leaves a trace does, one that was changed later does not.
     probe = "\ndocument.body.dataset.ran = 'yes';"
     with monkeypatch.context() as patch:
         patch.setattr(report_page, "_SCRIPT", report_page._SCRIPT + probe)
