@@ -67,7 +67,7 @@ def test_a_task_of_ones_own_is_named_by_its_file_which_lm_eval_needs_not_know(ta
 
 
 @pytest.mark.parametrize("template", [tiny.CHATML, None], ids=["chat", "plain"])
-@pytest.mark.parametrize("more", [{}, {"description": "Add.\n\n"}, {"gen_prefix": "It is:"}, {"description": "{{q}} ", "gen_prefix": "a"}])
+@pytest.mark.parametrize("more", [{}, {"description": "Add.\n\n"}, {"gen_prefix": "It is:"}, {"description": "{{q}} ", "gen_prefix": "b"}])
 def test_what_is_trained_on_is_asked_as_it_is_scored(tasks, tmp_path, template, more):
     file = tmp_path / "own.yaml"
     file.write_text(json.dumps({**json.loads((tmp_path / "t2_sums.yaml").read_text()), "task": "own", **more}))
