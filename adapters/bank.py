@@ -32,6 +32,10 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+UNKNOWN = Mixture((("?", 1.0),))
+"""In force while weights are exchanged: should that end halfway, the next call changes them whatever it asks for."""
+
+
 class Bank:
     """Experts that fit a model, and the one mixture that its weights hold now; a subclass knows where the weights are.
 
@@ -181,10 +185,10 @@ class ExpertBank(Bank):
         if not mixture.is_base and mixture not in self._kept and not self._room():
             self._kept.clear()
             self._put(self._base)
-            self.current = Mixture.base()
         self._put(self.weights(mixture))
 
     def _put(self, weights: Mapping[str, Tensor]) -> None:
+        self.current = UNKNOWN
         for name, layer in self._layers.items():
             layer.weight.data = weights[name]
 

@@ -8,8 +8,8 @@ from typing import Any
 OTHERS = "others"
 """The category that no expert serves: the base weights answer (the paper's text; its reference code keeps the last expert instead)."""
 
-VERSION = 3
-"""Raised whenever the wording below, or what is scored of the names, changes: answers cached under an older one are not reused."""
+VERSION = 4
+"""Raised whenever the wording below, or how it is read, or what is scored of the names, changes: answers cached under an older one are not reused."""
 
 _KNOWN = {
     "code": "Questions asking for programming solutions, functions, algorithms, or the meaning of a piece of code.",

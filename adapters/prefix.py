@@ -31,8 +31,10 @@ class SharedPrefix:
 
     def __init__(self, model: Any, ids: Sequence[int], pad_id: int, share: bool = True) -> None:
         self.model, self.ids, self.pad_id = model, list(ids), pad_id
-        layers = [] if getattr(model, "_is_stateful", False) else DynamicCache(config=model.config.get_text_config(decoder=True)).layers
-        if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        config = model.config.get_text_config(decoder=True)
+        layers = DynamicCache(config=config).layers
+        stateful = getattr(model, "_is_stateful", False) and not getattr(config, "layer_types", None)
+        if stateful or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
             raise AdapterError(
                 f"{type(model).__name__} keeps a state besides keys and values (linear attention, state space), which dispatch=score and "
                 "dispatch=generate cannot share among prompts. Use dispatch=probe, or name the expert: strategy=expert:NAME."

@@ -232,9 +232,11 @@ class Run:
 
     def close(self) -> None:
         """Let go of what another run in this process may want: the folder, and vLLM's engine."""
-        if self.sampler is not None:
-            self.sampler.close()
-        self.folder.release()
+        try:
+            if self.sampler is not None:
+                self.sampler.close()
+        finally:
+            self.folder.release()
 
     def checked_norm(self, norm: float) -> float:
         """Return the gradient's norm.

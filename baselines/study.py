@@ -88,7 +88,7 @@ def load_study(path: str | Path) -> Study:
         errors.append("strategies must map labels to options of t2 eval: strategy, and model_args, if any, as a mapping")
     elif "base" in strategies:
         errors.append("the base model has a row of its own: give the strategy 'base' another label")
-    if (strategies or "tasks" in values) and not _names(values.get("tasks")):
+    if (strategies or values.get("tasks", []) != []) and not _names(values.get("tasks")):
         errors.append("strategies need tasks, a list of lm-eval's")
     elif isinstance(strategies, dict):
         for label, own in ((label, o["tasks"]) for label, o in strategies.items() if isinstance(o, dict) and "tasks" in o):
@@ -111,7 +111,7 @@ def load_study(path: str | Path) -> Study:
         load_config(run, overrides(study, seed))  # every error now, not after hours
     names = Counter(row.label for row in rows(study))
     if twice := [name for name, count in names.items() if count > 1]:
-        raise T2Error(f"{path}: two rows would both be {twice[0]!r}: a run, a strategy or a task is listed twice, or named like another.")
+        raise T2Error(f"{path}: two rows would both be {twice[0]!r}: a seed is listed twice, or a name is like another.")
     return study
 
 

@@ -37,6 +37,8 @@ def main(config: str, overrides: Sequence[str] = ()) -> Path:
     runs = load_configs(config, overrides)
     settings = next(iter(runs.values()))
     path = train(settings) if len(runs) == 1 else sweep(runs)
+    if os.environ.get("RANK", "0") != "0":  # the first process writes the card, and tells
+        return path
     if json.loads((path / CARD).read_text(encoding="utf-8"))["method"] == "svf":  # a sweep may have chosen among methods
         base = f"pretrained={settings.model}," if settings.model else ""
         arguments = f"{base}experts={path},strategy=expert:{settings.name}"

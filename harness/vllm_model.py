@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ..adapters.bank import Bank
+from ..adapters.bank import UNKNOWN, Bank
 from ..adapters.dispatch_forms import Form, Setup
 from ..adapters.experts import Expert
 from ..adapters.mixture import Mixture
@@ -39,7 +39,6 @@ log = logging.getLogger("t2")
 VLLM: Any = vllm_causallms.VLLM  # lm-eval's `register_model` hides the class from type checkers
 
 
-_UNKNOWN = Mixture((("?", 1.0),))
 _ANSWERING = ("quantization", "seed", "kv_cache_dtype", "hf_overrides")
 """Engine arguments on which answers depend, besides what else is told of the model."""
 
@@ -82,7 +81,7 @@ class EngineBank(Bank):
     def _switch(self, mixture: Mixture) -> None:
         if self._engines.failed:
             return  # there is nothing left to change, and what it failed of is the error to show
-        self.current = _UNKNOWN  # should this end halfway, the next call changes the weights whatever it asks for
+        self.current = UNKNOWN
         self._engines.ask("t2_apply", write_mixture(mixture))
         self._engines.forget_prefixes()  # vLLM would go on with keys and values of the weights before
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from .blocks import DASH, Bullets, Item, Table, Text, code, strong
-from .load import Run
+from .load import Run, leaves
 from .metrics import EXTRACTED
 from .rows import Row
 
@@ -76,7 +76,7 @@ def commands(run: Run) -> list[str]:
 
 def _shots(run: Run, name: str) -> set[str]:
     """Return the numbers of few-shot examples of a task, or of a group's tasks."""
-    found = [run.tasks[task].n_shot for task in run.groups.get(name) or (name,) if task in run.tasks]
+    found = [run.tasks[task].n_shot for task in leaves(name, run.groups) if task in run.tasks]
     return {shots for shots in found if shots is not None}
 
 

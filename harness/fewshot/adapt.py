@@ -29,10 +29,10 @@ from .mixture_file import SCHEMA, check_writable, read_mixture, write_json
 log = logging.getLogger("t2")
 
 FORMS = ("normalised", "free", "normalised-by-layer", "free-by-layer")
+"""The four configurations of appendix A.4, simplest first."""
+
 _CHOICE = "choice"
 """Among the journal's forms: what the best mixture of each does on the documents held out to choose one."""
-
-"""The four configurations of appendix A.4, simplest first."""
 
 
 @dataclass(frozen=True)

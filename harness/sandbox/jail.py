@@ -274,9 +274,13 @@ def _system_mounts() -> list[str]:
     hidden.update((str(_HERE.parents[1]), os.environ.get("T2_DATA_DIR") or "", str(cache_dir())))
     if sys.prefix != sys.base_prefix:
         hidden.add(sys.prefix)
-    for path in _outermost({os.path.realpath(h) for h in hidden if h and os.path.isdir(h)}):
-        if _below(path, bound) and not any(_below(needed, [path]) for needed in (*bound, _python(), paths["stdlib"])):
-            argv += ["--tmpfs", path, "--remount-ro", path]
+    needed = (*bound, _python(), os.path.realpath(paths["stdlib"]))
+    for path in _outermost(
+        path
+        for path in {os.path.realpath(h) for h in hidden if h and os.path.isdir(h)}
+        if _below(path, bound) and not any(_below(own, [path]) for own in needed)
+    ):
+        argv += ["--tmpfs", path, "--remount-ro", path]
     return [*argv, "--ro-bind", str(_HERE), _INSIDE]
 
 

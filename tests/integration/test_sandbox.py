@@ -12,6 +12,7 @@ import pytest
 
 from t2.harness.errors import T2Error
 from t2.harness.sandbox import Job, Limits, Sandbox, SandboxUnavailable, UnusableTests, Verdict, active_kind, core, forget_kinds
+from t2.harness.sandbox import jail as jail_module
 
 FAST = Limits(cpu_seconds=2, wall_seconds=10)
 
@@ -387,3 +388,21 @@ def test_without_ids_of_its_own_the_plain_user_namespace_works(sandbox: Sandbox)
     )
     job = Job(code, "assert f() == 'refused', f()", "f")
     assert str(core.run_job(jail, job, core._plan(job), FAST)) == "passed: 1 of 1 asserts held"
+
+
+@pytest.mark.parametrize("place", ["env", "repo/env"])
+def test_what_may_hold_answers_is_hidden_wherever_it_lies_in_what_a_program_sees(tmp_path, monkeypatch, place):
+    """An interpreter of its own, once inside the checkout; packages, other environments, sources and data lie below it."""
+    base, here = tmp_path / place, tmp_path / "repo" / "harness" / "sandbox"
+    hidden = [base / "lib/python3.11/site-packages", base / "envs", base / "src", base / "data"]
+    for folder in (here, base / "bin", *hidden):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(jail_module, "_HERE", here)
+    monkeypatch.setattr(jail_module, "_python", lambda: str(base / "bin" / "python3.11"))
+    for name in ("prefix", "base_prefix", "base_exec_prefix"):
+        monkeypatch.setattr(jail_module.sys, name, str(base))
+    monkeypatch.setenv("T2_DATA_DIR", str(base / "data"))
+    argv = jail_module._system_mounts.__wrapped__()
+    mounts = [argv[i + 1] for i, word in enumerate(argv) if word == "--tmpfs"]
+    assert {str(folder) for folder in hidden} <= set(mounts) and str(tmp_path / "repo") not in mounts
+    assert not any(path != other and path.startswith(other + "/") for path in mounts for other in mounts)
