@@ -9,7 +9,7 @@ OTHERS = "others"
 """The category that no expert serves: the base weights answer (the paper's text; its reference code keeps the last expert instead)."""
 
 VERSION = 4
-"""Raised whenever the wording below, or how it is read, or what is scored of the names, changes: answers cached under an older one are not reused."""
+"""Raised whenever the wording below, how it is read, or what is scored of the names changes: older cached answers are not reused."""
 
 _KNOWN = {
     "code": "Questions asking for programming solutions, functions, algorithms, or the meaning of a piece of code.",
