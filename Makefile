@@ -25,7 +25,7 @@ VLLM_UNUSED := torchvision torchaudio torchcodec
 .PHONY: help setup sandbox demo test test-slow test-network bench train report regress check vllm-cpu test-vllm test-vllm-slow bench-vllm
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: sandbox $(FETCHED) ## Install into .venv, get the sandbox, the default model and the test sets
 
