@@ -90,7 +90,8 @@ class Adaptive(TwoPass):
         check_names(plan, paths)
         if not plan.is_base and (others := [name for name in self.other_weights if kwargs.get(name)]):
             raise ModelArgumentError(f"{others[0]} cannot be combined with strategy={plan}; use strategy=base, or leave it out.")
-        if pretrained is None:
+        self.on_default_model = pretrained is None
+        if self.on_default_model:
             from .fetch import default_model
 
             pretrained = default_model()

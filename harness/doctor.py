@@ -129,10 +129,11 @@ def gpu() -> Iterator[Check]:
         properties = torch.cuda.get_device_properties(0)
         yield Check("GPU", "ok", f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB each")
     else:
-        from .half_precision import SLOW, slowdown
+        from .half_precision import is_slow, slowdown
 
-        times = slowdown(torch.bfloat16)
-        slow = f", bfloat16 {times:.1f} times as slowly as float32: give dtype=float32" if times >= SLOW else ""
+        slow = ""
+        if is_slow(torch.bfloat16):
+            slow = f", bfloat16 {slowdown(torch.bfloat16):.1f} times as slowly as float32: give dtype=float32 with a model of your own"
         yield Check("GPU", "optional", f"none that torch can use; {os.cpu_count()} CPU cores do{slow}")
 
 

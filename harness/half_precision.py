@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 log = logging.getLogger("t2")
 
-SLOW = 2.0
-"""From so many times the seconds of float32 on it is told."""
+SLOW = 3.0
+"""From so many times the seconds of float32 on, half precision is avoided: CPUs have about 1 or less, or 5 and more."""
 
 
 @functools.cache
@@ -30,8 +30,22 @@ def slowdown(dtype: torch.dtype) -> float:
     return best[dtype] / best[torch.float32]
 
 
+def is_slow(dtype: torch.dtype) -> bool:
+    """Return whether a model of `dtype` on the CPU would be much faster in float32."""
+    return dtype in (torch.bfloat16, torch.float16) and slowdown(dtype) >= SLOW
+
+
 def tell_if_slow(device: torch.device | str, dtype: torch.dtype) -> None:
     """Warn where a model of `dtype` on `device` would be much faster in float32."""
-    if torch.device(device).type == "cpu" and dtype in (torch.bfloat16, torch.float16) and (times := slowdown(dtype)) >= SLOW:
-        name = str(dtype).removeprefix("torch.")
+    if torch.device(device).type == "cpu" and is_slow(dtype):
+        times, name = slowdown(dtype), str(dtype).removeprefix("torch.")
         log.warning("This CPU takes %.1f times as long for a matrix product in %s as in float32: dtype=float32 is faster.", times, name)
+
+
+def for_default_model() -> dict[str, str]:
+    """Return the ``dtype`` that the default model, whose own is bfloat16, is loaded in on the CPU; nothing where it is its own."""
+    if not is_slow(torch.bfloat16):
+        return {}
+    times = slowdown(torch.bfloat16)
+    log.info("The default model is loaded in float32: in bfloat16 this CPU takes %.1f times as long for a matrix product.", times)
+    return {"dtype": "float32"}

@@ -18,7 +18,7 @@ from ..adapters.svf import model_fingerprint
 from .adaptive import Adaptive
 from .fewshot.generate import generate
 from .fewshot.reply import Reply
-from .half_precision import tell_if_slow
+from .half_precision import for_default_model, tell_if_slow
 from .strategy import PASSED_ON, ModelArgumentError, Strategy
 
 HFLM: Any = huggingface.HFLM  # lm-eval's `register_model` hides the class from type checkers
@@ -28,7 +28,8 @@ class T2LM(Adaptive, HFLM):
     """lm-eval's `hf` model with two passes; for its arguments see `Adaptive` and lm-eval's ``HFLM``.
 
     Without ``device`` it takes the accelerator if there is one, else the CPU. lm-eval's command line then gives ``cuda:0``, which
-    counts as none on a machine without CUDA.
+    counts as none on a machine without CUDA. Without ``dtype`` a checkpoint's own is taken, as by ``hf``; for the default model on a
+    CPU that is several times slower in bfloat16, float32 (`half_precision`).
     """
 
     host = HFLM
@@ -42,7 +43,8 @@ class T2LM(Adaptive, HFLM):
         device = given.get("device")
         if not device or (str(device) == "cuda:0" and not torch.cuda.is_available()):
             device = _default_device()
-        return {**given, "device": device}
+        dtype = for_default_model() if self.on_default_model and str(device) == "cpu" and "dtype" not in given else {}
+        return {**dtype, **given, "device": device}
 
     def host_loaded(self) -> None:
         """See `Adaptive`."""

@@ -4,12 +4,11 @@
 
 Prompts are the first test documents of lm-eval's tasks as `lm_eval --tasks …` asks them. Nothing was trained or chosen on them: the
 probe's data are train splits (MBPP, GSM8K, MATH, ARC). Pass 2 runs once a task, with the experts that `score` chose, at most `TOKENS` new
-tokens a prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller). All is in bfloat16, the default model's
-own, or in T2_BENCH_DTYPE=float32. The shared instruction and the calibration are read before the clock starts. The last column is the
-ratio in CPU seconds of this process, which other programs on the machine disturb less.
+tokens a prompt (the tasks allow 512, 1024 and 100: a longer pass 2 makes every ratio smaller). The dtype is what `t2` takes by itself for
+the default model on this CPU. The shared instruction and the calibration are read before the clock starts. The last column is the ratio
+in CPU seconds of this process, which other programs on the machine disturb less.
 """
 
-import os
 import time
 from collections import Counter
 from functools import cache
@@ -21,7 +20,6 @@ from lm_eval.tasks import TaskManager, get_task_dict
 from t2.adapters.dispatch_forms import Decision, Setup, make_form
 from t2.harness.model import T2LM
 
-DTYPE = os.environ.get("T2_BENCH_DTYPE", "bfloat16")
 TASKS = {"math500": "math", "humaneval": "code", "arc_challenge_chat": "reasoning"}
 PROMPTS, BATCH, TOKENS, VOTES = 64, 16, 64, 10
 LEAST_RIGHT = {"score": 220, "cls": 190, "probe": 294, "generate": 0}  # of 300; 294 is the bound, the others are near what was found
@@ -30,7 +28,7 @@ PROBE_LIMIT = {"math500": 0.04, "humaneval": 0.04, "arc_challenge_chat": 0.2}
 
 @cache
 def model() -> T2LM:
-    return T2LM(device="cpu", batch_size=BATCH, dtype=DTYPE)
+    return T2LM(device="cpu", batch_size=BATCH)
 
 
 @cache
@@ -74,7 +72,7 @@ def by_classifier(contexts: list[str]) -> list[Decision]:
 
 @cache
 def classifying() -> T2LM:
-    return T2LM(strategy="cls", device="cpu", batch_size=BATCH, dtype=DTYPE)
+    return T2LM(strategy="cls", device="cpu", batch_size=BATCH)
 
 
 @pytest.mark.slow
@@ -98,7 +96,7 @@ def test_pass_one_costs_little_of_pass_two(task: str) -> None:
     second, cpu = clock.read()
     tokens = lm.costs.task(task)["pass2"]["tokens_out"]
     chosen = lm.costs.task(task)["chosen"]
-    print(f"\n{task}: {PROMPTS} prompts in {DTYPE}, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {chosen}")
+    print(f"\n{task}: {PROMPTS} prompts in {lm.model.dtype}, pass 2 {second:.1f} s ({cpu:.1f} s CPU), {tokens} tokens, {chosen}")
     for name in ("generate", "score", "probe", "task"):
         right = sum(d.category == TASKS[task] for d in found[name])
         times = f"{spent[name][0]:.2f} s | {spent[name][0] / second:.4f} | {spent[name][1] / cpu:.4f}"

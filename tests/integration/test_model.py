@@ -472,10 +472,22 @@ def real(monkeypatch):
     return str(model_folder())
 
 
-def test_base_equals_hf_on_the_default_model(real):
+@pytest.mark.parametrize(
+    ("slowdown", "given", "dtype"),
+    [
+        (1.1, {}, torch.bfloat16),
+        (6.9, {}, torch.float32),
+        (6.9, {"dtype": "auto"}, torch.bfloat16),
+        (6.9, {"pretrained": "default"}, torch.bfloat16),
+    ],
+)
+def test_base_equals_hf_on_the_default_model(real, monkeypatch, slowdown, given, dtype):
+    monkeypatch.setattr("t2.harness.half_precision.slowdown", lambda _: slowdown)
+    given = {name: real if value == "default" else value for name, value in given.items()}
     asked = questions([f"Question: {q}\nAnswer:" for q in WORDS], tokens=12, until="Question:")
-    expected = HFLM(real, device="cpu", batch_size=3).generate_until(asked)
-    lm = T2LM(strategy="base", batch_size=3, device="cpu")
+    expected = HFLM(real, device="cpu", batch_size=3, dtype=dtype).generate_until(asked)
+    lm = T2LM(strategy="base", batch_size=3, device="cpu", **given)
+    assert lm.model.dtype == dtype
     assert lm.generate_until(asked) == expected and sum(map(bool, expected)) >= 4 and lm.pretrained == real
     assert lm.costs.task("t")["pass2"]["tokens_out"] > 6
 

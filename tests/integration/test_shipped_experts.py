@@ -36,9 +36,9 @@ def test_the_experts_that_ship():
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_peft_and_t2_answer_alike(model, name):
-    by_peft = HFLM(model, peft=str(shipped()[name]), device="cpu", batch_size=2)
+    by_peft = HFLM(model, peft=str(shipped()[name]), device="cpu", batch_size=2, dtype="bfloat16")
     expected = by_peft.generate_until(asked(), disable_tqdm=True)
-    lm = T2LM(strategy=f"expert:{name}", device="cpu", batch_size=2)
+    lm = T2LM(strategy=f"expert:{name}", device="cpu", batch_size=2, dtype="bfloat16")
     assert lm.generate_until(asked(), disable_tqdm=True) == expected
     ids = torch.arange(40, 60).unsqueeze(0)
     with torch.no_grad():

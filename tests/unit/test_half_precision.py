@@ -1,4 +1,4 @@
-"""Half precision without instructions for it: measured, and told where it matters."""
+"""Half precision without instructions for it: measured, and told or avoided where it matters."""
 
 import pytest
 import torch
@@ -22,6 +22,15 @@ def test_a_slow_half_is_told_with_the_cure(monkeypatch, caplog, times, device, d
     name = str(dtype).removeprefix("torch.")
     message = f"This CPU takes 6.9 times as long for a matrix product in {name} as in float32: dtype=float32 is faster."
     assert caplog.messages == [message] * told
+
+
+@pytest.mark.parametrize(("times", "given"), [(6.94, {"dtype": "float32"}), (1.9, {})])
+def test_the_default_model_is_loaded_in_what_is_fast(monkeypatch, caplog, times, given):
+    monkeypatch.setattr(half_precision, "slowdown", lambda _: times)
+    with caplog.at_level("INFO", logger="t2"):
+        assert half_precision.for_default_model() == given
+    message = "The default model is loaded in float32: in bfloat16 this CPU takes 6.9 times as long for a matrix product."
+    assert caplog.messages == [message] * bool(given)
 
 
 def test_the_slowdown_is_that_of_the_products(monkeypatch):
