@@ -71,7 +71,7 @@ def judge_predictions(
 
 def code_eval(
     references: Sequence[str],
-    predictions: Sequence[Sequence[str]],
+    predictions: Sequence[str | Sequence[str]],
     k: int | Sequence[int] = (1, 10, 100),
     num_workers: int | None = None,
     timeout: float | None = None,
@@ -80,7 +80,7 @@ def code_eval(
 
     Args:
         references: Test program of each document: asserts, or calls of functions with asserts.
-        predictions: Candidate programs of each document.
+        predictions: Candidate programs of each document; one alone may be given as text.
         k: One or several k; one larger than some document's number of candidates is left out.
         num_workers: Candidates at a time; None is the number of usable cores.
         timeout: CPU seconds of each candidate, rounded up; None is the sandbox's limit.
@@ -90,14 +90,17 @@ def code_eval(
         where ``verdict`` has the fields of the sandbox's `Verdict`.
 
     Raises:
-        T2Error: References and predictions differ in number, there are none, or a limit is not positive.
+        T2Error: References and predictions differ in number, there are none or none of some document, or a limit is not positive.
         SandboxUnavailable: The machine cannot judge; never a score.
         UnusableTests: A reference is no test program.
     """
     if len(references) != len(predictions) or not references:
         raise T2Error(f"pass@k needs as many predictions as references, at least one; got {len(predictions)} and {len(references)}.")
     sandbox = Sandbox(limits=None if timeout is None else Limits(cpu_seconds=ceil(timeout)))
-    jobs = [[Job(candidate, tests) for candidate in group] for tests, group in zip(references, predictions, strict=True)]
+    groups = [[group] if isinstance(group, str) else group for group in predictions]  # lm-eval gives a single reply as it is
+    if not all(groups):
+        raise T2Error(f"pass@k needs a candidate program of each document; document {groups.index([])} has none.")
+    jobs = [[Job(candidate, tests) for candidate in group] for tests, group in zip(references, groups, strict=True)]
     verdicts = judge_predictions(jobs, sandbox, workers=num_workers)
     results = {i: [(j, _result(i, j, v)) for j, v in enumerate(group)] for i, group in enumerate(verdicts)}
     counts = [(len(group), sum(v.passed for v in group)) for group in verdicts]
@@ -109,6 +112,6 @@ def _result(task: int, candidate: int, verdict: Verdict) -> dict[str, Any]:
     return {"task_id": task, "completion_id": candidate, **said}
 
 
-def pass_at_k(references: Sequence[str], predictions: Sequence[Sequence[str]], k: int | Sequence[int] = (1,)) -> dict[str, float]:
+def pass_at_k(references: Sequence[str], predictions: Sequence[str | Sequence[str]], k: int | Sequence[int] = (1,)) -> dict[str, float]:
     """Return the pass@k of `code_eval` alone: a metric for an lm-eval task, as ``metric: !function t2.harness.code_eval.pass_at_k``."""
     return code_eval(references, predictions, k)[0]

@@ -1,7 +1,8 @@
 r"""Where the answer of a MATH reply stands, and its plain form for comparison as text.
 
 Small models never write ``\boxed{}`` even when asked, so `extract_math` takes, in this order: the last complete box, what follows
-"final answer is", what follows "answer is", what follows ``####``, and else the last formula or number, whichever ends later.
+"final answer is", what follows "answer is", what follows ``####``, and else the last formula or number, whichever ends later. What is
+only said about an answer ("the answer is correct") counts where there is nothing else.
 """
 
 import re
@@ -32,6 +33,12 @@ _NUMBER = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=\s|$)|\s*I hope it is correct|\s*(?:because|since)\b", re.I)
 _WORDS = re.compile(r"(?<![A-Za-z0-9\\])(?!sqrt\b|pi\b|sin\b|cos\b|tan\b|log\b|ln\b|or\b|and\b|infty\b)[A-Za-z]{2,}")
 _WORDS_ONLY = re.compile(r"(?:[A-Za-z\s,($]|\\\$)*")
+# "So our answer is correct.", "the answer is found by adding": about the answer, not the answer.
+_REMARK = re.compile(
+    r"""[\s*]*(?: (?:not|in|to|given|found|obtained|rounded|valid)\b
+                | (?:(?:in)?correct|right|wrong) (?= \W*$ | \W+(?:because|as|since|by)\b) )""",
+    re.I | re.X,
+)
 _LEAD_IN = re.compile(r"^(?:simply|just|approximately|about|equal to|exactly|therefore|then|the|a|an|:|\*)+\s+", re.I)
 
 
@@ -76,7 +83,9 @@ def _stated(rest: str) -> str | None:
     formulas = _formulas(rest)
     sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
     if formulas and (formulas[0].start() <= len(sentence)):
-        return _inside(formulas[0])
+        before = _LEAD_IN.sub("", rest[: formulas[0].start()].lstrip("*:= "))
+        number = _NUMBER.match(before)  # "5 $\text{cm}$", "5 when $x = 2$", but not "10 - 3 = $7$"
+        return _tidy(number.group()) if number and "=" not in before else _inside(formulas[0])
     phrase = _tidy(_LEAD_IN.sub("", sentence.strip().lstrip("*:= ")))
     if phrase is None:
         return None
@@ -92,15 +101,17 @@ def extract_math(text: str) -> str | None:
     boxed = last_box(text)
     if boxed is not None:
         return boxed
+    remark = None
     for pattern in _STATED:
         for match in reversed(list(pattern.finditer(text))):
             answer = _stated(match["rest"])
-            if answer is not None:
+            if answer is not None and not _REMARK.match(match["rest"]):
                 return answer
+            remark = remark or answer
     formulas, numbers = _formulas(text), list(_NUMBER.finditer(text))
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
         return _inside(formulas[-1])
-    return _tidy(numbers[-1].group()) if numbers else None
+    return _tidy(numbers[-1].group()) if numbers else remark
 
 
 THOUSANDS = re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\}\s*)(?=\d{3})")

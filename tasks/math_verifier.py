@@ -29,6 +29,8 @@ _NAME = re.compile(r"(?:\\?[A-Za-z]+)(?:_\{?\w+\}?|'|\(\w+\))*")
 _HALF_OF_DAY = re.compile(r"([ap])\.?\s*m\.?$", re.I)
 _ORDERED = re.compile(r"\([^()]*,[^()]*\)")
 _SET = re.compile(r"\\\{[^()]*\\\}")
+_NO_VARIABLE = re.compile(r"\\[A-Za-z]+|[A-Za-z]'?\([^()]*\)|[A-Za-z]{2,}|[_^](?:\{[^{}]*\}|\w)")
+"""Commands, values of functions, words, subscripts and exponents."""
 
 
 class VerifierError(T2Error):
@@ -138,9 +140,9 @@ if hasattr(os, "register_at_fork"):
 def _different(gold: str, answer: str) -> bool:
     """True where math-verify would call different answers equal.
 
-    It drops a number's base and a.m. and p.m., takes a pair for a set, and an equation for its right side: right for ``x = 0``, but
-    ``20x + 23y = 0`` is no way to say 0. A base that the reference has may be missing, since the question has asked for it; not the other
-    way round: ``12_{7}`` is 9, not 12.
+    It drops a number's base and a.m. and p.m., takes a pair for a set, and an equation for its right side: right for ``x = 0``, for
+    ``3 - 3 = 0`` and for ``a + b = 0``, but ``20x + 23y = 0``, variables with numbers, is no way to say 0. A base that the reference has
+    may be missing, since the question has asked for it; not the other way round: ``12_{7}`` is 9, not 12.
     """
     asked, base = _BASE.search(gold), _BASE.search(answer)
     if base and base[1] != (asked[1] if asked else "10"):
@@ -150,7 +152,10 @@ def _different(gold: str, answer: str) -> bool:
         return True
     if any(_ORDERED.fullmatch(one) and _SET.fullmatch(other) for one, other in ((gold, answer), (answer, gold))):
         return True
-    return "=" not in gold and answer.endswith("=0") and not _NAME.fullmatch(answer[:-2])
+    if "=" in gold or not answer.endswith("=0") or _NAME.fullmatch(answer[:-2]):
+        return False
+    rest = _NO_VARIABLE.sub(" ", answer[:-2])
+    return re.search(r"[A-Za-z]", rest) is not None and re.search(r"\d", rest) is not None
 
 
 @lru_cache(maxsize=8192)

@@ -55,12 +55,16 @@ def score_code(file: Path, task: str | None = None, ks: Sequence[int] | None = N
         _tell(file, broken)
         raise T2Error(f"{file} has no sample that can be scored.")
     sandbox = Sandbox()
-    belongs = {"sha256": hashlib.sha256(data).hexdigest(), "task": task, "sandbox": sandbox.kind, "t2": __version__}
+    jobs = hashlib.sha256(repr([sample.job for sample in samples]).encode("utf-8", "backslashreplace")).hexdigest()
+    belongs = {"sha256": hashlib.sha256(data).hexdigest(), "jobs": jobs, "task": task, "sandbox": sandbox.kind, "t2": __version__}
     with Journal(target.with_name(f"{target.name}.partial"), belongs) as journal:
         with tqdm(total=len(samples), initial=len(journal.done), desc="run in the sandbox", unit="program", disable=quiet) as bar:
             left = [i for i in range(len(samples)) if i not in journal.done]
             broken += _judge(sandbox, samples, left, journal, bar)
         scored = [(sample, journal.done[i]) for i, sample in enumerate(samples) if i in journal.done]
+        if not scored:
+            _tell(file, broken)
+            raise T2Error(f"{file} has no sample that can be scored.")
         _write(target, [sample.record | {"passed": result == _PASSED, "result": result} for sample, result in scored])
         journal.remove()
     _tell(file, broken)

@@ -52,9 +52,9 @@ class TrainTask:
     context: Callable[[Doc, Callable[..., str] | None], str] | None = None
 
 
-def each(check: Callable[[Doc, str], bool]) -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
-    """Make a check of one reply one of many."""
-    return lambda docs, replies: [check(doc, reply) for doc, reply in zip(docs, replies, strict=True)]
+def each(check: Callable[[Doc, str], bool], stop: str = "</s>") -> Callable[[Sequence[Doc], Sequence[str]], list[bool]]:
+    """Make a check of one reply one of many, each cut where the evaluation task's generation stops."""
+    return lambda docs, replies: [check(doc, reply.partition(stop)[0]) for doc, reply in zip(docs, replies, strict=True)]
 
 
 def _gsm8k_steps(doc: Doc) -> str:
@@ -78,7 +78,7 @@ def _gsm8k_solution(doc: Doc) -> str:
 
 
 def _math_prompt(doc: Doc) -> str:  # as tasks/math asks it
-    return f"Problem: {doc['problem']}\n\nSolve the problem step by step and put the final answer in \\boxed{{}}."
+    return f"Problem: {doc['problem']}\n\nSolve the problem step by step and put the final answer in \\boxed{{}}.\n\nSolution:"
 
 
 def _math_solution(doc: Doc) -> str:
@@ -98,11 +98,13 @@ def _mbpp_kept(doc: Doc) -> bool:
 
 
 TASKS: dict[str, TrainTask] = {
-    "arc_easy": TrainTask("arc_easy", arc.text_prompt, each(arc.text_correct), max_new_tokens=24, solution=arc.text_answer),
-    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, each(_gsm8k_correct), max_new_tokens=256, solution=_gsm8k_solution),
+    "arc_easy": TrainTask("arc_easy", arc.text_prompt, each(arc.text_correct, "Question:"), max_new_tokens=24, solution=arc.text_answer),
+    "gsm8k": TrainTask("gsm8k", _gsm8k_steps, each(_gsm8k_correct, "Problem:"), max_new_tokens=256, solution=_gsm8k_solution),
     # for models too small to reason in steps: problems of one or two steps, and replies an order of magnitude cheaper
-    "gsm8k_answer": TrainTask("gsm8k", answer_prompt, each(_gsm8k_correct), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short),
-    "math": TrainTask("math", _math_prompt, each(_math_correct), max_new_tokens=512, solution=_math_solution),
+    "gsm8k_answer": TrainTask(
+        "gsm8k", answer_prompt, each(_gsm8k_correct, "Problem:"), max_new_tokens=12, solution=_gsm8k_number, keep=_gsm8k_short
+    ),
+    "math": TrainTask("math", _math_prompt, each(_math_correct, "Problem:"), max_new_tokens=512, solution=_math_solution),
     "mbpp": TrainTask("mbpp", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, keep=_mbpp_kept),
     "mbpp_t2": TrainTask("mbpp_plus", mbpp.chat_prompt, mbpp.correct, max_new_tokens=160, solution=_block, published=mbpp_split.rows),
 }

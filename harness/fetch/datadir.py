@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 from ..errors import T2Error
-from .catalog import Row
+from .catalog import Row, encode
 from .errors import SourceError
 from .rows import MBPP_SPLITS, normalise
 
@@ -64,6 +64,7 @@ def read(path: Path, dataset: str, split: str) -> list[Row]:
             continue
         try:
             row = normalise(dataset, json.loads(line))
+            encode([row])
         except (ValueError, RecursionError) as error:
             raise T2Error(f"{path}, line {number}: {error}. Expected a row of {dataset} as docs/data.md describes it.") from error
         if dataset != "mbpp" or row["task_id"] in MBPP_SPLITS[split]:

@@ -37,7 +37,8 @@ def _in_hf_cache(repo: str) -> bool:
     from huggingface_hub import constants
 
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
-    return (cache / repo.replace("/", "___")).is_dir()
+    owner, _, name = repo.partition("/")
+    return (cache / f"{owner}___{name.lower()}").is_dir()  # as `datasets` names it
 
 
 def rows(dataset: str, split: str) -> tuple[list[Row], str]:

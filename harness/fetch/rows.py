@@ -86,6 +86,8 @@ def _arc(raw: Mapping[str, Any]) -> Row:
     else:
         question = _text(raw, "question")
         texts, labels = [str(text) for text in raw["choices"]["text"]], [str(label) for label in raw["choices"]["label"]]
+    if len(texts) != len(labels) or len(labels) > len(LETTERS):
+        raise ValueError(f"{len(texts)} choices with {len(labels)} labels; there should be as many of both, at most {len(LETTERS)}")
     answer = _text(raw, "answerKey")
     if answer not in labels:
         raise ValueError(f"answerKey {answer!r} is none of the labels {labels}")

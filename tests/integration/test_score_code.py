@@ -1,6 +1,7 @@
 """`t2 score-code` as a user runs it: both kinds of sample files, broken lines, a kill in the middle, a broken sandbox."""
 
 import gzip
+import hashlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from t2 import __version__
 from t2.harness import cli
 from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, UnusableTests, Verdict
 from t2.tasks import samples
@@ -255,6 +257,17 @@ def test_unusable_tests_of_one_line_do_not_stop_the_others(
     assert [line.split(": ")[1] for line in said.err.splitlines() if line.startswith("t2: ")] == [f"{path}, line {n}" for n in (4, 5)]
 
 
+def test_unusable_tests_of_every_line_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doc = HUMANEVAL_DOCS[0] | {"task_id": "own", "test": "def check(f): pass"}
+    path = write(tmp_path, [{"doc": doc, "resps": [[RIGHT]]}])
+    assert cli.main(["score-code", str(path), "--task", "humaneval", "--quiet", "--k", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}, line 1: " in said and "has no sample that can be scored" in said
+    assert not path.with_name(f"{path.name}_results.jsonl").exists()
+
+
 def test_a_killed_run_goes_on_where_it_stopped(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One program that sleeps holds the run; what came before it is judged once.
     lines = [completion(0, RIGHT), completion(1, WRONG), completion(2, "    import time; time.sleep(600)\n")]
@@ -283,12 +296,14 @@ def test_verdicts_of_another_input_or_sandbox_are_not_taken(
     judged = pretend(monkeypatch)
     path = write(data_dir, [completion(0, RIGHT)])
     partial = path.with_name("samples.jsonl_results.jsonl.partial")
-    for content in (b'{"sha256": "other"}\n[0, "passed"]\n', b"\xff\x00", b'[0, "passed"]\n'):
+    samples_alone = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "task": None, "sandbox": Sandbox().kind, "t2": __version__}
+    of_any_tests = json.dumps(samples_alone).encode() + b'\n[0, "passed"]\n'
+    for content in (b'{"sha256": "other"}\n[0, "passed"]\n', b"\xff\x00", b'[0, "passed"]\n', of_any_tests):
         partial.write_bytes(content)
         assert cli.main(["score-code", str(path), "--quiet"]) == 0
         assert f"{partial} is of other samples, or of another version: not used" in caplog.text
         caplog.clear()
-    assert len(judged) == 3
+    assert len(judged) == 4
 
 
 def test_a_broken_sandbox_is_an_error_and_keeps_what_was_judged(

@@ -67,6 +67,7 @@ def test_as_many_test_questions_are_in_a_train_split_as_the_docs_say(train, test
         "The answer is {answer}.",
         "7 + 1\n#### {answer}",
         "We first find 17, so it must be ${answer}$.",
+        "The answer is ${answer}$.\n\nThis shows that the answer is correct.",
     ],
 )
 def test_every_reference_answer_of_math_is_right(phrase: str) -> None:

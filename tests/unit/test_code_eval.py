@@ -47,6 +47,8 @@ def test_metric_refuses_unequal_or_empty_lists_and_bad_tests() -> None:
         pass_at_k(["assert add(1, 1) == 2"], [])
     with pytest.raises(T2Error, match="at least one"):
         pass_at_k([], [])
+    with pytest.raises(T2Error, match="document 1 has none"):
+        pass_at_k(["assert add(1, 1) == 2"] * 2, [[RIGHT], []])
     with pytest.raises(UnusableTests, match="do not parse"):
         pass_at_k(["assert add(1, 1"], [[RIGHT]])
 
@@ -165,3 +167,5 @@ def test_metric_in_a_task_of_lm_eval() -> None:
     task = ConfigurableTask(config=config)
     doc = next(iter(task.test_docs()))
     assert task.process_results(doc, [[RIGHT, WRONG]]) == {"pass@1": 0.5, "pass@2": 1.0}
+    for reply, score in ((RIGHT, 1.0), (WRONG, 0.0), ("", 0.0)):  # what lm-eval's take_first leaves, its default filter
+        assert task.process_results(doc, [reply]) == {"pass@1": score}

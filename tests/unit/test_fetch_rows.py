@@ -8,7 +8,7 @@ import re
 import pytest
 
 from t2.harness.errors import T2Error
-from t2.harness.fetch import datadir
+from t2.harness.fetch import datadir, hub
 from t2.harness.fetch.catalog import DATASETS, digest, encode, lookup, mismatch
 from t2.harness.fetch.data import load_rows, locate_local
 from t2.harness.fetch.rows import last_boxed, normalise
@@ -75,6 +75,8 @@ def test_math500_number_level_and_subject_become_those_of_math():
         ("gsm8k", ["q", "a"], "JSON object, not list"),
         ("math", {**MATH, "solution": "no box"}, "no \\boxed"),
         ("arc_easy", {"id": "1", "question": "q", "choices": {"text": ["x"], "label": ["A"]}, "answerKey": "B"}, "none of the labels"),
+        ("arc_easy", {"id": "1", "question": "q", "choices": {"text": ["x"], "label": ["A", "B"]}, "answerKey": "B"}, "1 choices with 2"),
+        ("arc_easy", {"id": "1", "question": "q", "choices": {"text": [*"x" * 9], "label": [*"ABCDEFGHI"]}, "answerKey": "I"}, "at most 8"),
         ("mbpp", {"task_id": "11", "text": "", "code": "", "test_list": [], "challenge_test_list": []}, "whole number"),
     ],
 )
@@ -106,7 +108,10 @@ def test_mbpp_splits_are_ranges_of_task_id(data_dir):
     assert found == {"test": [11, 510], "validation": [511, 600], "train": [601, 974]}
 
 
-@pytest.mark.parametrize("line", ['{"question": "q", "ans\n', '{"question": "q"}\n', "[1]\n", "[" * 100_000 + "\n"], ids=len)
+SURROGATE = '{"question": "\\ud800", "answer": "a"}\n'
+
+
+@pytest.mark.parametrize("line", ['{"question": "q", "ans\n', '{"question": "q"}\n', "[1]\n", "[" * 100_000 + "\n", SURROGATE], ids=len)
 def test_malformed_line_in_data_dir_names_file_and_line(data_dir, line):
     path = put(data_dir, "gsm8k/test.jsonl", [{"question": "q", "answer": "a"}, "\n", line])
     with pytest.raises(T2Error) as caught:
@@ -159,6 +164,17 @@ def test_other_data_than_the_published_is_used_with_a_warning(data_dir, caplog):
 def test_local_look_up_writes_nothing(data_dir):
     assert locate_local("gsm8k", "test") is None
     assert not (data_dir.parent / "cache").exists()
+
+
+def test_the_cache_of_datasets_is_looked_for_by_its_own_name(tmp_path, monkeypatch):
+    from datasets.naming import camelcase_to_snakecase
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    for repo in {dataset.hub.repo for dataset in DATASETS.values()}:
+        assert not hub._in_hf_cache(repo)
+        owner, _, name = repo.partition("/")
+        (tmp_path / f"{owner}___{camelcase_to_snakecase(name)}").mkdir()  # as its `load.py` puts them together
+        assert hub._in_hf_cache(repo)
 
 
 def test_unknown_names_suggest_the_nearest(data_dir):

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
+from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -223,11 +224,19 @@ def test_a_form_that_is_trained_is_asked_and_scored_as_it_was_trained(name: str,
     docs = list(mine.eval_docs)
     assert mine.config.num_fewshot in (0, None)
     assert [mine.fewshot_context(doc, 0) for doc in docs] == [training.prompt(doc) for doc in docs]
-    replies = {doc["question"]: ["It is 3.", "a red stone", "", "the Moon", "6", "none"][i % 6] for i, doc in enumerate(docs)}
-    scored = evaluated(lambda doc: replies[doc["question"]], [mine])["results"][name]
+    endless = ["It is 3.", "a red stone\n\nQuestion: 5", "", "the Moon", "6\n\nProblem: 7", "none"]
+    replies = {doc["question"]: endless[i % 6] for i, doc in enumerate(docs)}
+    until = mine.config.generation_kwargs["until"]
+    scored = evaluated(lambda doc: postprocess_generated_text(replies[doc["question"]], until, None), [mine])["results"][name]
     right = training.correct(docs, [replies[doc["question"]] for doc in docs])
     assert 0 < sum(right) < len(docs)
     assert next(v for k, v in scored.items() if k.startswith("exact_match,")) == sum(right) / len(docs)
+
+
+def test_math_is_trained_as_it_is_asked(data_dir: Path) -> None:
+    mine = ours("math_geometry")
+    docs = list(mine.eval_docs)
+    assert docs and [mine.fewshot_context(doc, 0) for doc in docs] == [TRAINING["math"].prompt(doc) for doc in docs]
 
 
 def test_gsm8k_without_a_train_split_uses_our_worked_examples_and_says_so(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
