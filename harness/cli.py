@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,8 +217,11 @@ def _report(argv: Sequence[str]) -> int:
 
 
 def _regress(argv: Sequence[str]) -> int:
-    from ..reports.regress.command import main as regress
-
+    try:
+        from ..reports.regress.command import main as regress
+    except ImportError:  # Python would end with 1, which is a regression
+        traceback.print_exc()
+        return 2
     return regress(argv)
 
 
@@ -328,9 +332,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if os.environ.get("T2_TRACEBACK", "") not in ("", "0") or not _of_the_user(error):
+        if not _of_the_user(error):
             raise
-        print(f"t2: {error}", file=sys.stderr)
+        if os.environ.get("T2_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exc()
+        else:
+            print(f"t2: {error}", file=sys.stderr)
         return 2
 
 

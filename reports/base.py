@@ -49,7 +49,7 @@ def _rank(row: Row) -> int | None:
     if row.adapters:
         return None
     if run.t2:
-        return 0 if run.t2.strategy == "base" else None
+        return 0 if run.t2.method == "base" else None
     return 1 if run.model in _HF else 2 if run.model in _LOCAL else None
 
 

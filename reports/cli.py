@@ -121,9 +121,10 @@ def _curves(paths: Sequence[str | Path]) -> tuple[dict[str, list[dict[str, Any]]
     """Return the learning curves of training runs in the folders given, by folder, and notes on those that cannot be read."""
     found, notes = {}, []
     for folder in map(Path, paths):
-        for file in sorted(path for path in walk(folder) if path.name in CURVES):
+        for file in sorted((path for path in walk(folder) if path.name in CURVES), key=lambda path: (len(path.parts), path)):
             try:
-                found[file.parent.as_posix()] = events(file)
+                if (curve := events(file)) not in found.values():  # a run's expert, in a folder below, has a copy
+                    found[file.parent.as_posix()] = curve
             except ReportError as error:
                 notes.append(str(error))
     return found, notes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .arguments import short_name
 from .errors import ReportError
 
 if TYPE_CHECKING:
+    from .load import Run
     from .rows import Row
 
 MODEL_KEYS = ("pretrained", "model", "path", "engine")
@@ -49,6 +51,11 @@ def label_rows(rows: Sequence[Row]) -> None:
         taken.add(row.label)
 
 
+def method_args(run: Run) -> dict[str, str]:
+    """Return a run's model arguments; of a mixture file that a few-shot search found for one task, the folder that has those of all."""
+    return run.args | ({"mixture": str(Path(run.args.get("mixture", "")).parent)} if run.t2 and run.t2.search else {})
+
+
 def _twins(rows: Sequence[Row]) -> list[list[Row]]:
     by_label: dict[str, list[Row]] = {}
     for row in rows:
@@ -60,7 +67,7 @@ def _describe(row: Row) -> str:
     run = row.first
     words = [run.model]
     if run.t2:
-        words = ["t2-vllm" if run.model == "t2-vllm" else "t2", run.t2.strategy]
+        words = ["t2-vllm" if run.model == "t2-vllm" else "t2", run.t2.method]
         if run.t2.dispatch and run.t2.strategy in ("prompt", "cls"):
             words.append(f"({run.t2.dispatch})")
     if row.model:
@@ -72,7 +79,7 @@ def _describe(row: Row) -> str:
 def _details(row: Row) -> dict[str, str]:
     run = row.first
     hidden = {*MODEL_KEYS, *PLACE_KEYS, "strategy", "dispatch"} if run.t2 else set(PLACE_KEYS)
-    details = {key: value for key, value in run.args.items() if key not in hidden} | run.settings
+    details = {key: value for key, value in method_args(run).items() if key not in hidden} | run.settings
     if run.t2:
         details["calibrate"] = {None: "", True: "yes", False: "no"}[run.t2.calibrate]
         details["experts"] = " ".join(f"{name}:{sha[:8]}" for name, sha in sorted(run.t2.experts.items())) or "none"
@@ -80,6 +87,8 @@ def _details(row: Row) -> dict[str, str]:
         details["probe"] = run.t2.probe[:8] or "none"
     shots = sorted({task.n_shot for task in run.tasks.values() if task.n_shot})
     documents = sorted({task.n for name, task in run.tasks.items() if task.n and name not in run.groups})
+    if run.info.get("dtype"):
+        details["dtype"] = run.info["dtype"]
     return details | {"few-shot": "/".join(shots), "documents": "/".join(map(str, documents))}
 
 

@@ -68,14 +68,15 @@ class Board:
     notes: list[str] = field(default_factory=list)
 
     def average(self, row: int) -> tuple[float | None, int]:
-        """Return the mean score of a row over percent columns, and over how many columns it is."""
+        """Return the mean score of a row over percent columns, but for contaminated ones, and over how many columns it is."""
         cells = [cell for column in self.columns if column.proportion and (cell := column.cells[row])]
-        values = [cell.score.value for cell in cells if math.isfinite(cell.score.value)]
+        values = [cell.score.value for cell in cells if math.isfinite(cell.score.value) and not cell.contaminated]
         return mean(values), len(values)
 
     def mean_normalised(self, row: int) -> tuple[float | None, int]:
-        """Return the mean normalised score of a row, and over how many columns it is."""
-        values = [c.normalised for column in self.columns if (c := column.cells[row]) and c.normalised is not None]
+        """Return the mean normalised score of a row, but for contaminated ones, and over how many columns it is."""
+        cells = [cell for column in self.columns if (cell := column.cells[row])]
+        values = [cell.normalised for cell in cells if cell.normalised is not None and not cell.contaminated]
         return mean(values), len(values)
 
 

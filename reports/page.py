@@ -40,7 +40,8 @@ for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
   table.querySelectorAll("th").forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const text = row => row.cells[column].textContent.trim();
-    const number = row => { const found = text(row).replace(/,/g, "").match(/^-?[\\d.]+/); return found ? parseFloat(found[0]) : NaN; };
+    const figure = /^[+-]?[\\d.]+(?:e[+-]?\\d+)?/i;
+    const number = row => { const found = text(row).replace(/,/g, "").match(figure); return found ? parseFloat(found[0]) : NaN; };
     const numeric = !head.classList.contains("text");
     const [first, second] = numeric ? ["descending", "ascending"] : ["ascending", "descending"];
     const way = head.getAttribute("aria-sort") === first ? second : first, sign = way === "ascending" ? 1 : -1;

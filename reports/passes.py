@@ -59,6 +59,7 @@ class T2Info:
         mixture: expert -> α of a mixture file, one number or one per layer; empty without one.
         contaminated: task -> ids of scored documents that the few-shot search had seen ("*": of any task; "?": not said which).
         probe: sha256 of the probe's weights; empty where none is used.
+        search: the few-shot search that found the mixture, by its number of documents; empty without a mixture file.
     """
 
     strategy: str
@@ -73,6 +74,12 @@ class T2Info:
     mixture: dict[str, tuple[float, ...]] = field(default_factory=dict)
     contaminated: dict[str, tuple[str, ...]] = field(default_factory=dict)
     probe: str = ""
+    search: str = ""
+
+    @property
+    def method(self) -> str:
+        """What is compared: the few-shot search, whose α are each task's own, or the strategy."""
+        return self.search or self.strategy
 
     @property
     def alphas(self) -> dict[str, tuple[float, ...]]:
@@ -108,6 +115,7 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         raise ReportError(f"{path}: the `t2` section has schema {schema!r}, this t2 reads up to {SCHEMA}. Upgrade t2 to report on it.")
     passes = {str(task): _two_pass(entry, f"t2.passes.{task}", path) for task, entry in _object(data, "passes", "t2", path).items()}
     sandbox, calibrate = data.get("sandbox"), data.get("calibrate")
+    mixture = _object(data, "mixture", "t2", path)
     return T2Info(
         strategy=str(data.get("strategy") or "unknown"),
         dispatch=str(data.get("dispatch") or ""),
@@ -118,9 +126,10 @@ def parse_t2(data: Any, path: Path) -> T2Info:
         calibrate=bool(calibrate) if calibrate is not None else None,
         parameters=_counts(_object(data, "parameters", "t2", path), "t2.parameters", path),
         peak_memory=None if data.get("peak_memory") is None else int(_amount(data, "peak_memory", "t2", path)),
-        mixture=_alphas(_object(data, "mixture", "t2", path), path),
+        mixture=_alphas(mixture, path),
         contaminated=_contaminated(data.get("contaminated")),
         probe=str(data.get("probe") or ""),
+        search=f"fewshot ({mixture.get('shots', '?')} shots)" if mixture else "",
     )
 
 

@@ -86,5 +86,10 @@ def _bars(board: Board) -> list[tuple[str, float, float]]:
 
 def _weights(board: Board) -> dict[str, dict[str, tuple[float, ...]]]:
     """Rows that are mixtures; single experts say nothing."""
-    found = {row.label: row.first.t2.alphas for row in board.rows if row.first.t2}
+    found = {}
+    for row in board.rows:
+        if row.first.t2 and row.first.t2.search:
+            found |= {f"{row.label}: {', '.join(run.tasks)}": run.t2.alphas for run in row.runs if run.t2}
+        elif row.first.t2:
+            found[row.label] = row.first.t2.alphas
     return {label: weights for label, weights in found.items() if len(weights) > 1 or any(alphas != (1.0,) for alphas in weights.values())}

@@ -48,13 +48,14 @@ def mark_best(board: Board, logged: Logged) -> list[str]:
 
 
 def gains(board: Board, logged: Logged) -> list[Gain]:
-    """Compare every row with its base row on every task that both logged samples of."""
+    """Compare every row with its base row on every task that both logged samples of, and neither was tuned on."""
     pairs = [(row, base) for row, base in zip(board.rows, board.bases, strict=True) if base and base is not row]
     tested = [
         (row, base, column, outcome)
         for column in board.columns
         for row, base in pairs
-        if not differences([base, row], column.task) and (outcome := logged.test(row, base, column.task, column.key))
+        if not (differences([base, row], column.task) or row.contaminated(column.task) or base.contaminated(column.task))
+        and (outcome := logged.test(row, base, column.task, column.key))
     ]
     adjusted = holm([outcome.p for *_, outcome in tested])
     return [Gain(*each, p) for each, p in zip(tested, adjusted, strict=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .blocks import some
 from .errors import ReportError
-from .labels import ADAPTER_KEYS, MODEL_KEYS, PLACE_KEYS, label_rows
+from .labels import ADAPTER_KEYS, MODEL_KEYS, PLACE_KEYS, label_rows, method_args
 from .load import Run, TaskResult, leaves
 from .passes import TwoPass
 
@@ -73,7 +73,7 @@ class Row:
         0 for a base row, and for others of the same weights; None if not known.
         """
         t2, its = self.first.t2, base.first.t2 if base else None
-        if t2 and t2.strategy != "base":
+        if t2 and t2.method != "base":
             return t2.trainable
         if not self.adapters:
             # `strategy=base` also runs models that an adapter was merged into; the fingerprint tells.
@@ -141,7 +141,7 @@ def _merge(row: Row, run: Run) -> list[str] | None:
     """Add what `run`, the older one, has and `row` lacks; return notes, or None if they cannot share a row."""
     shared = [name for name in run.tasks if name in row.source]
     path = run.raw.found.path
-    if shared and (run.raw.found.named or any(_conflict(row.source[name].tasks[name], run.tasks[name]) for name in shared)):
+    if shared and (run.raw.found.named or any(_conflict(row.source[name], run, name) for name in shared)):
         return None
     # A group's score from one file over subtasks from another would not add up.
     if any(group not in row.source and set(members) & set(shared) for group, members in run.groups.items()):
@@ -153,15 +153,18 @@ def _merge(row: Row, run: Run) -> list[str] | None:
     return [f"{path} ({run.day}): older result for {some(shared, 5)}; {row.source[shared[0]].raw.found.path} counts."] if shared else []
 
 
-def _conflict(a: TaskResult, b: TaskResult) -> bool:
-    other = a.task_hash and b.task_hash and a.task_hash != b.task_hash  # it is there with `--log_samples` only
-    return bool(other) or (a.n, a.n_shot, a.version, a.definition) != (b.n, b.n_shot, b.version, b.definition)
+def _conflict(one: Run, other: Run, name: str) -> bool:
+    a, b = one.tasks[name], other.tasks[name]
+    if one.args.get("mixture") != other.args.get("mixture"):
+        return True
+    hashes = a.task_hash and b.task_hash and a.task_hash != b.task_hash  # it is there with `--log_samples` only
+    return bool(hashes) or (a.n, a.n_shot, a.version, a.definition) != (b.n, b.n_shot, b.version, b.definition)
 
 
 def _identity(run: Run) -> tuple[object, ...]:
-    args = {key: value for key, value in run.args.items() if key not in PLACE_KEYS}
-    t2 = run.t2 and (run.t2.strategy, run.t2.dispatch, run.t2.calibrate, sorted(run.t2.experts.items()), run.t2.base, run.t2.probe)
-    return (run.model, sorted(args.items()), sorted(run.settings.items()), t2)
+    args = {key: value for key, value in method_args(run).items() if key not in PLACE_KEYS}
+    t2 = run.t2 and (run.t2.method, run.t2.dispatch, run.t2.calibrate, sorted(run.t2.experts.items()), run.t2.base, run.t2.probe)
+    return (run.model, sorted(args.items()), sorted(run.settings.items()), run.info.get("dtype"), t2)
 
 
 def _forced(runs: Sequence[Run], names: Sequence[tuple[Path, str]]) -> dict[int, str]:

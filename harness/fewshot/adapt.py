@@ -154,14 +154,15 @@ def _release_memory() -> None:
 
 
 def _check_finished(path: Path, settings: dict[str, Any]) -> None:
-    made = read_mixture(path).data.get("settings")
+    cure = "Choose another --output (of `t2 eval`: --mixtures), or delete it."
+    try:
+        made = read_mixture(path).data.get("settings")
+    except T2Error as error:
+        raise T2Error(f"{path} is there already, and is no whole mixture file ({error}). {cure}") from None
     if made != settings:
         old = made if isinstance(made, dict) else {}
         other = [name for name in {**settings, **old} if settings.get(name) != old.get(name)]
-        raise T2Error(
-            f"{path} is there already, made with another {', '.join(other)}. Choose another --output (of `t2 eval`: --mixtures), or "
-            "delete it."
-        )
+        raise T2Error(f"{path} is there already, made with another {', '.join(other)}. {cure}")
     log.info("%s is there already, made with these settings: nothing to do.", path)
 
 
@@ -303,6 +304,8 @@ class _Adaptation:
                 "Evaluated again with merged weights the best mixture gets %d right, %d in the search: rounding decides some answers.",
                 confirmed.right, found.outcome.right,
             )  # fmt: skip
+        if confirmed.right < base.right:
+            log.warning("That is less than the base model alone (%d). It is kept.", base.right)
 
     def _content(
         self,
@@ -318,7 +321,7 @@ class _Adaptation:
         return {
             "t2_mixture": SCHEMA,
             "task": options.task,
-            "alpha": {} if found.best is None else space.alphas(found.best),
+            "alpha": {} if found.best is None or confirmed.right < base.right else space.alphas(found.best),
             "signal": found.signal,
             "base": {
                 "name": lm.base_name,

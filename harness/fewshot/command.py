@@ -169,7 +169,8 @@ def _default_file(folder: Path, task: str) -> Path:
 
 
 def _summary(made: MixtureFile) -> str:
-    scores, best = made.data["scores"], made.data["scores"]["confirmed"]
+    scores = made.data["scores"]
+    best = scores["confirmed" if made.data["alpha"] else "base"]
     cost = made.data["cost"]
     return (
         f"{made.path}: {made.mixture}; {best['right']} of {best['of']} few-shot documents right, the base model {scores['base']['right']}; "

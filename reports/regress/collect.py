@@ -25,6 +25,7 @@ _PROVENANCE = ("CPU", "GPU", "Python", "git")
 _VERSIONS = ("lm-eval", "transformers", "torch", "dtype", "batch size", "device", "GPU", "model sha")
 PASSES, TOKEN, PROGRAM = "pass1_per_pass2", "seconds_per_token", "seconds_per_program"
 TIMINGS = (PASSES, TOKEN, PROGRAM)
+SEEDS = "seeds"  # of a run, in which repeats may differ
 
 
 def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None], tasks: Collection[str] | None = None) -> Snapshot:
@@ -216,7 +217,9 @@ def _averaged(task: str, repeats: Sequence[tuple[Run, TaskScores]]) -> TaskScore
         where = f"{other.raw.found.path} and {run.raw.found.path} are taken for repeats of {task}, but"
         cure = "Give the files of one configuration, one folder for each repeat."
         names = [
-            name for name in dict.fromkeys([*first.settings, *scores.settings]) if first.settings.get(name) != scores.settings.get(name)
+            name
+            for name in dict.fromkeys([*first.settings, *scores.settings])
+            if name != SEEDS and first.settings.get(name) != scores.settings.get(name)
         ]
         if names:
             raise ReportError(f"{where} differ in {', '.join(names)}. {cure}")
@@ -228,7 +231,10 @@ def _averaged(task: str, repeats: Sequence[tuple[Run, TaskScores]]) -> TaskScore
     }
     timing = {name: list(chain.from_iterable(scores.timing.get(name, []) for _, scores in repeats)) for name in first.timing}
     provenance = first.provenance | one_machine([scores.provenance for _, scores in repeats])
-    return TaskScores(first.metric, first.filter, first.higher_is_better, documents, first.settings, provenance, timing)
+    settings = first.settings
+    if seeds := sorted({scores.settings[SEEDS] for _, scores in repeats if SEEDS in scores.settings}):
+        settings = settings | {SEEDS: " / ".join(seeds)}
+    return TaskScores(first.metric, first.filter, first.higher_is_better, documents, settings, provenance, timing)
 
 
 def useful(groups: Mapping[str, tuple[str, ...]], tasks: Mapping[str, TaskScores]) -> dict[str, tuple[str, ...]]:

@@ -36,7 +36,7 @@ class Likeness:
             self.add(name, f"{name}: {_shown(one)} in the baseline, {_shown(two)} in the run", task)
 
     def machine(self, task: str, before: Mapping[str, str], after: Mapping[str, str], gated: bool) -> None:
-        """Compare where a task's seconds were measured; it matters only where they can close the gate."""
+        """Compare where a task was run: it can flip single answers, and closes the gate only where seconds can."""
         for name in _MACHINE:
             if before.get(name) != after.get(name):
                 text = f"{MACHINE}: {name} was {_shown(before.get(name))} in the baseline, is {_shown(after.get(name))} in the run"

@@ -52,8 +52,7 @@ def timing_ratios(task: str, before: TaskScores, after: TaskScores, thresholds: 
         elif limit is not None:
             likeness.add("timing", f"timing: {name} is gated, but {'the baseline' if not one else 'the run'} has none", task)
         seconds = seconds or (name != PASSES and limit is not None)
-    if found:
-        likeness.machine(task, before.provenance, after.provenance, gated=seconds)
+    likeness.machine(task, before.provenance, after.provenance, gated=seconds and bool(found))
     return found
 
 

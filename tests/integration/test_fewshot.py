@@ -146,6 +146,29 @@ def test_the_right_mixture_is_found_and_lm_eval_uses_it(world, tmp_path):
     assert facts["strategy"] == f"mix:{made.mixture}"
 
 
+def test_a_mixture_that_is_worse_when_evaluated_again_is_not_taken(world, tmp_path, monkeypatch, caplog):
+    evaluated = adapt_module._Adaptation._evaluate
+
+    def by_rounding(self, form, mixtures):
+        outcome = evaluated(self, form, mixtures)
+        right = {"base": 2, "confirmed": 1}[next(iter(mixtures))]
+        return replace(outcome, correct=tuple(i < right for i in range(len(outcome.correct))))
+
+    monkeypatch.setattr(adapt_module._Adaptation, "_evaluate", by_rounding)
+    made = read_mixture(adapt(options(world, tmp_path / "found.json")))
+    assert made.data["alpha"] == {} and made.mixture == Mixture.base()
+    assert made.data["searches"]["normalised"]["alpha"] and made.data["scores"]["best"]["right"] >= 5
+    assert "That is less than the base model alone (2). It is kept." in caplog.text
+    assert "base; 2 of 6 few-shot documents right, the base model 2; " in command._summary(made)
+
+
+@pytest.mark.parametrize("content", [b'{"t2_mix', b"[]"])
+def test_a_damaged_file_in_the_searchs_place_is_told_with_the_cure(world, tmp_path, content):
+    (tmp_path / "found.json").write_bytes(content)
+    with pytest.raises(T2Error, match=r"found.json is there already, and is no whole mixture file .*another --output"):
+        adapt(options(world, tmp_path / "found.json"))
+
+
 def evaluate(world, model_args, task, **more):
     manager = TaskManager(include_path=world.tasks, include_defaults=False)
     return lm_eval.simple_evaluate(

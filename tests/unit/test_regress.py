@@ -666,6 +666,21 @@ def test_repeats_are_averaged_by_document(place, capsys):
     assert "is a copy of" in capsys.readouterr().out
 
 
+def test_repeats_may_have_seeds_of_their_own_and_all_are_compared(place, capsys):
+    for seed in (1, 2):
+        write_run(Path(f"s{seed}"), {"sums": ones(30 + seed), "words": ones(30)}, config={"torch_seed": seed})
+    assert main(["regress", "--update", "--baseline", "seeds.json", "s1", "s2"]) == 0
+    assert main(["regress", "--baseline", "seeds.json", "s2", "s1"]) == 0
+    assert main(["regress", "--baseline", "seeds.json", "s1"]) == 2
+    assert "seeds: torch 1 / torch 2 in the baseline, torch 1 in the run" in capsys.readouterr().out
+
+
+def test_another_cpu_is_told_though_no_seconds_are_known(place, capsys):
+    write_run(Path("far"), {"sums": ones(40), "words": ones(30)}, pretty_env_info="PyTorch version: 2.13.0+cpu\nModel name:     Other CPU")
+    assert regress("far") == 0
+    assert "machine: CPU was Some CPU in the baseline, is Other CPU in the run (sums, words)" in capsys.readouterr().out
+
+
 def test_of_a_folder_the_newest_counts(place, capsys):
     write_run(Path("mix"), {"sums": ones(10), "words": ones(30)}, date="2026-01-02T03-04-06")
     write_run(Path("mix"), {"sums": ones(40), "words": ones(30)}, date="2026-01-02T03-04-07")

@@ -610,3 +610,32 @@ def test_t2_on_vllm_is_a_row_of_its_own_wherever_it_was_computed(here):
     text = report(["r/a", "r/b"])
     assert line(text, "t2 prompt (score) m") and line(text, "t2-vllm prompt (score) m")
     assert "tensor_parallel_size=" not in section(text, "Leaderboard")
+
+
+def searched(task, alpha, right, folder="mixtures", shots=10, date=1.0):
+    """A run by a mixture file, as `t2 eval --strategy fewshot` makes one of each task."""
+    mixture = {"sha256": task, "task": task, "alpha": alpha, "shots": shots}
+    strategy = "mix:" + "+".join(f"{name}={value}" for name, value in alpha.items()) if alpha else "base"
+    args = {"mixture": f"{folder}/{task}.json"}
+    data = result({task: {"acc,none": share(right, 100)}}, model="t2", args=args, t2=t2_section(strategy, mixture=mixture), date=date)
+    return write(f"{folder}-{shots}-{task}/results_1.json", data)
+
+
+def test_a_few_shot_search_is_one_method_over_its_tasks(here):
+    files = [searched("arc", {"math": 0.5}, 20), searched("gsm8k", {}, 30), searched("arc", {"math": 0.1}, 25, folder="again")]
+    content = collect(files, Options())
+    assert [row.label for row in content.board.rows] == ["t2 fewshot (10 shots), mixture=mixtures", "t2 fewshot (10 shots), mixture=again"]
+    assert [[cell and cell.score.value for cell in column.cells] for column in content.board.columns] == [[0.2, 0.25], [0.3, None]]
+    assert content.board.average(0) == (0.25, 2) and content.board.bases == [None, None]  # a search that keeps the base is no base row
+    named = collect(files, Options(names=["mixtures-10-arc=C", "mixtures-10-gsm8k=C"]))
+    assert [row.label for row in named.board.rows] == ["C", "t2 fewshot (10 shots)"]
+    with pytest.raises(ReportError, match="differ in mixture"):
+        collect(files, Options(names=[f"{path}=C" for path in files]))
+
+
+def test_files_of_one_configuration_in_two_dtypes_are_two_rows(here):
+    half = write("a/results_1.json", result(acc(10), model="t2", t2=t2_section(), model_dtype="torch.bfloat16"))
+    other = {"gsm8k": {"acc,none": share(20, 100)}}
+    single = write("b/results_1.json", result(other, model="t2", t2=t2_section(), model_dtype="torch.float32"))
+    rows = collect([half, single], Options()).board.rows
+    assert [row.label for row in rows] == ["t2 prompt (score), dtype=bfloat16", "t2 prompt (score), dtype=float32"]

@@ -222,3 +222,20 @@ def test_the_interval_of_a_difference_is_agresti_and_mins():
 def test_a_tasks_name_that_is_no_file_name_has_no_samples(task):
     data = result({task: {"acc,none": share(1, 2)}}, args={"pretrained": "m"})
     assert "50.00" in report([write("r/results_1.json", data)])
+
+
+def test_contaminated_documents_prove_no_gain_and_enter_no_mean():
+    base = {"pretrained": "m", "strategy": "base"}
+    for name, args, right, more in (
+        ("base", base, 10, {"strategy": "base"}),
+        ("mix", {"pretrained": "m"}, 40, {"strategy": "mix:math=1.5", "contaminated": {"arc": [0]}}),
+    ):
+        scores = {"arc": {"acc,none": share(right, 50)}, "other": {"acc,none": share(20, 50)}, "third": {"acc,none": share(20, 50)}}
+        write(f"{name}/results_1.json", result(scores, model="t2", args=args, t2=t2_section(**more)))
+        for task, n in (("arc", right), ("other", 20), ("third", 20)):
+            log(f"{name}/results_1.json", task, [sample(doc, acc=float(doc < n)) for doc in range(50)])
+    content = collect(["base", "mix"], Options())
+    assert [gain.column.task for gain in content.gains] == ["other", "third"]
+    mixture = next(i for i, row in enumerate(content.board.rows) if "mix" in row.label)
+    assert content.board.average(mixture) == (0.4, 2) and content.board.mean_normalised(mixture) == (1.0, 2)
+    assert content.board.average(1 - mixture) == (pytest.approx((0.2 + 0.4 + 0.4) / 3), 3)
