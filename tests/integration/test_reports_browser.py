@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from t2.reports import page as report_page
+from t2.reports.blocks import Table, figure
 from t2.reports.cli import main
 
 from ..result_files import acc, log, result, sample, share, t2_section, write
@@ -116,6 +117,21 @@ def test_a_click_sorts_the_table_under_the_policy(tmp_path, monkeypatch):
         main(["runs", "-o", "own.html"])
     assert "data-ran" in dom(Path("own.html"), tmp_path / "profile")
     assert "data-ran" not in dom(_with(text, probe, tmp_path), tmp_path / "profile")
+
+
+@pytest.mark.parametrize(
+    "descending",
+    [["+13.00 [+3.00, +20.00]", "+2.50 [+1.00, +4.00]", "0.00", "-1.00 [-2.00, +0.00]", "none"], ["0.9", "0.02", "5e-05", "1.2e-10"]],
+)
+def test_signs_and_exponents_are_sorted_by_value(tmp_path, descending):
+    mixed = [descending[-1], *descending[:-1][::2], *descending[:-1][1::2]]
+    text = report_page.render([Table(["Method", "Value"], [["row", figure(value)] for value in mixed])], {})
+    policy = text[text.index("<meta http-equiv") : text.index(">", text.index("<meta http-equiv")) + 1]
+    click = "<script>document.querySelectorAll('th button')[1].click();</script></body>"
+    page = tmp_path / "page.html"
+    page.write_text(text.replace(policy, "").replace("</body>", click), encoding="utf-8")
+    body = dom(page, tmp_path / "profile").split("<tbody>")[1].split("</tbody>")[0]
+    assert [row.split("<td")[2].split(">")[1].split("<")[0] for row in body.split("<tr>")[1:]] == descending
 
 
 def _with(text: str, added: str, folder: Path) -> Path:
