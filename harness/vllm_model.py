@@ -20,6 +20,7 @@ from ..adapters.vllm_worker import COVERED, PATH, write_mixture
 from . import plain_errors, vllm_import
 from .adaptive import Adaptive
 from .fewshot.reply import Reply
+from .half_precision import for_default_model
 from .strategy import ModelArgumentError, Strategy, parse_number
 from .vllm_engines import Engines, LocalEngine, RayEngines
 from .vllm_forms import make_form
@@ -136,7 +137,9 @@ class T2VLLM(Adaptive, VLLM):
         for name in ("tensor_parallel_size", "data_parallel_size"):
             parse_number(name, given.get(name, 1), 1, float("inf"), whole=True)
         _check_heads(str(pretrained), given)
-        return {**vllm_import.defaults(), **given, "worker_extension_cls": PATH}
+        on_cpu = current_platform.is_cpu()
+        dtype = for_default_model() if self.on_default_model and on_cpu and "dtype" not in given else {}
+        return {**vllm_import.defaults(), **dtype, **given, "worker_extension_cls": PATH}
 
     def host_loaded(self) -> None:
         """See `Adaptive`."""

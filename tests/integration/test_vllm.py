@@ -19,6 +19,7 @@ from t2.adapters.experts import load_expert
 from t2.adapters.mixture import Mixture
 from t2.adapters.probe import Probe, layers_fingerprint, save_probe
 from t2.adapters.svf import model_fingerprint
+from t2.harness import vllm_import
 from t2.harness.errors import T2Error
 from t2.harness.fewshot.adapt import AdaptOptions, adapt
 from t2.harness.model import T2LM
@@ -593,3 +594,17 @@ def test_many_mixtures_do_not_need_many_matrix_products(world):
                 torch.testing.assert_close(weight, weights[name], atol=1e-5, rtol=1e-5)
             else:
                 assert torch.equal(weight, weights[name])
+
+
+@pytest.mark.skipif(vllm_import.distribution() != vllm_import.CPU, reason="a GPU has bfloat16")
+@pytest.mark.parametrize(
+    ("slowdown", "default", "given", "dtype"),
+    [(6.9, True, {}, "float32"), (1.1, True, {}, None), (6.9, True, {"dtype": "auto"}, "auto"), (6.9, False, {}, None)],
+)
+def test_the_default_model_is_loaded_in_what_is_fast(world, monkeypatch, slowdown, default, given, dtype):
+    from t2.harness.vllm_model import T2VLLM
+
+    monkeypatch.setattr("t2.harness.half_precision.slowdown", lambda _: slowdown)
+    lm = T2VLLM.__new__(T2VLLM)
+    lm.on_default_model = default
+    assert lm.host_arguments(world.base, given).get("dtype") == dtype
