@@ -1,6 +1,7 @@
 """The layer that PEFT puts around an adapted `nn.Linear`."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,13 @@ class _Adapted(NamedTuple):
     value: Tensor
 
 
+class _Scales(nn.ParameterDict):
+    """z ``[r]`` of every adapter. A model that is cast leaves them in float32, where steps of 1e-3 around 1 are not rounded away."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(lambda z: fn(z).float() if z.is_meta else z.to(fn(z).device), recurse)
+
+
 class SvfLayer(BaseTunerLayer):
     """State of SVF on one matrix: a z ``[r]`` per adapter, and the basis, which is found on first use.
 
@@ -36,7 +44,7 @@ class SvfLayer(BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
-        self.svf_z = nn.ParameterDict({})
+        self.svf_z = _Scales()
         self.svf_form: dict[str, SvfForm] = {}
         self._disable_adapters = False
         self.merged_adapters = []
@@ -56,7 +64,7 @@ class SvfLayer(BaseTunerLayer):
         self.svf_z[adapter_name] = nn.Parameter(torch.full((min(self.in_features, self.out_features),), start))
         self.svf_form[adapter_name] = config.svf_form
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        # z multiplies weights of any dtype in float32, where steps of 1e-3 around 1 are not rounded away
+        # PEFT gives it the dtype of the base layer's weight
         if self.svf_z[adapter_name].device.type != "meta":
             self.svf_z[adapter_name].data = self.svf_z[adapter_name].data.float()
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -144,6 +152,14 @@ class Linear(nn.Module, SvfLayer):
             self.get_base_layer().weight.data = self._pristine  # type: ignore[union-attr]
             self._pristine = None
             self.merged_adapters = []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the layer, and with it the base weight that is kept while an adapter is merged."""
+        super()._apply(fn, recurse)
+        if self._pristine is not None:
+            self._pristine = fn(self._pristine)
+        self._adapted = None
+        return self
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return ``[..., out]`` for x ``[..., in]``, by W', which is formed once and kept until a z changes.

@@ -259,6 +259,39 @@ def test_changed_data_is_never_served_stale():
         assert not torch.equal(model(IDS).logits, before)
 
 
+def test_a_cast_model_keeps_z_and_its_gradient_in_float32():
+    model = get_peft_model(tiny(), SvfConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    z = model.base_model.model.model.layers[0].self_attn.q_proj.svf_z["default"]
+    optimizer = torch.optim.SGD([z], lr=1e-4)
+    model(IDS).logits.sum().backward()
+    before, gradient = z.detach().clone(), z.grad.clone()
+    optimizer.step()
+    model.to(torch.bfloat16)  # as TRL does with the very model that it trains, before each generation
+    assert z is model.base_model.model.model.layers[0].self_attn.q_proj.svf_z["default"]
+    assert torch.equal(z, before - 1e-4 * gradient) and torch.equal(z.grad, gradient)
+    assert model(IDS).logits.dtype is torch.bfloat16
+    assert model.half().double().get_nb_trainable_parameters()[0] and z.dtype is torch.float32
+
+
+def test_z_that_was_made_on_the_meta_device_gets_room_on_another():
+    with torch.device("meta"):
+        layer = get_peft_model(nn.Sequential(nn.Linear(4, 6)), SvfConfig(target_modules=["0"])).base_model.model[0]
+    layer.bfloat16().to_empty(device="cpu")
+    assert (layer.svf_z["default"].device.type, layer.svf_z["default"].dtype) == ("cpu", torch.float32)
+
+
+def test_a_model_that_is_cast_while_merged_gets_its_base_back_in_the_new_dtype():
+    base = tiny()
+    with torch.no_grad():
+        plain = copy.deepcopy(base).bfloat16()(IDS).logits
+        model = get_peft_model(base, SvfConfig(task_type="CAUSAL_LM")).eval()
+        randomise(model)
+        model.merge_adapter()
+        model.to(torch.bfloat16).unmerge_adapter()
+        with model.disable_adapter():
+            assert torch.equal(model(IDS).logits, plain)
+
+
 def test_a_changed_z_is_seen_in_the_middle_of_a_generation_too():
     model = get_peft_model(tiny(), SvfConfig(task_type="CAUSAL_LM")).eval()
     one = IDS[:, :1]
