@@ -354,6 +354,24 @@ def test_another_base_is_refused(tmp_path):
         PeftModel.from_pretrained(other, tmp_path)
 
 
+def test_a_refused_adapter_leaves_the_model_as_it_was(tmp_path):
+    base, other = tiny(), tiny()
+    other.model.layers[1].self_attn.q_proj.weight.data[0, 0] += 1
+    get_peft_model(other, SvfConfig(target_modules=["q_proj", "v_proj"])).save_pretrained(tmp_path / "wrong")
+    get_peft_model(copy.deepcopy(base), SvfConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "right")
+    modules = [n for n, _ in base.named_modules()]
+    with pytest.raises(AdapterError, match="trained on a base model"):
+        PeftModel.from_pretrained(base, tmp_path / "wrong")
+    assert [n for n, _ in base.named_modules()] == modules and all(p.requires_grad for p in base.parameters())
+    model = PeftModel.from_pretrained(base, tmp_path / "right", is_trainable=True)
+    state, trained = list(model.state_dict()), [n for n, p in model.named_parameters() if p.requires_grad]
+    with pytest.raises(AdapterError, match="trained on a base model"):
+        model.load_adapter(tmp_path / "wrong", "wrong")
+    assert list(model.state_dict()) == state and [n for n, p in model.named_parameters() if p.requires_grad] == trained
+    assert (list(model.peft_config), model.active_adapters) == (["default"], ["default"])
+    model.load_adapter(tmp_path / "right", "again")
+
+
 def test_fingerprint_is_one_for_all_precisions_of_a_bfloat16_checkpoint():
     weight = torch.randn(64, 64).bfloat16() * torch.logspace(-8, 0, 64).bfloat16()
     prints = {fingerprint({"w": weight.to(dtype)}) for dtype in (torch.bfloat16, torch.float16, torch.float32)}
