@@ -254,6 +254,26 @@ def test_one_cache_file_serves_every_strategy_without_mixing(world, tmp_path):
     assert answers(pretrained=str(other), strategy="base", experts=None)[0] != base
 
 
+def test_cached_answers_are_kept_apart_by_the_files_beside_the_weights(tmp_path):
+    base = tiny.save(tmp_path / "model")
+
+    def key(file=None, change=None):
+        if file:
+            told = json.loads((base / file).read_text())
+            (base / file).write_text(json.dumps(told | change))
+        return facts_key(load(SimpleNamespace(base=str(base), experts=None), "base").cache_facts())
+
+    found = [key(), key()]
+    assert found[0] == found[1]
+    found += [
+        key("generation_config.json", {"repetition_penalty": 1.3}),
+        key("generation_config.json", {"eos_token_id": 10}),
+        key("config.json", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}),
+    ]
+    (base / "chat_template.jinja").write_text(tiny.CHATML.replace("Be brief", "Be long"))
+    assert len({*found, key()}) == 5
+
+
 def test_unknown_arguments_strategies_and_experts(world):
     for args, says in [
         ({"stratgy": "base"}, "Unknown model argument of t2: 'stratgy' (did you mean 'strategy'?)"),
