@@ -22,6 +22,7 @@ from .memory import free_memory
 from .mixture import BASE, Mixture
 from .svf import Basis, cached_basis, check_fingerprint, renormalised_scale
 from .svf.apply import adapted_weight, delta_weight, factored_linear
+from .svf.layer import check_untied
 
 logger = logging.getLogger("t2.experts")
 
@@ -146,7 +147,8 @@ class ExpertBank(Bank):
         keep: how many mixtures' weights to keep.
 
     Raises:
-        AdapterError: an expert names a layer that the model lacks, has another shape, or was trained on another base.
+        AdapterError: an expert names a layer that the model lacks or that is an embedding too, has another shape, or was trained on
+            another base.
     """
 
     def __init__(self, model: nn.Module, experts: Mapping[str, Expert], keep: int = 2) -> None:
@@ -342,8 +344,10 @@ class ExpertBank(Bank):
                     "it is for another model."
                 )
             layers[name] = layer
+        weights = {name: layer.weight for name, layer in layers.items()}
+        check_untied(self.model, weights, f"Expert {expert.name!r}")
         if expert.base_fingerprint:
-            check_fingerprint({n: layer.weight for n, layer in layers.items()}, expert.base_fingerprint, f"Expert {expert.name!r}")
+            check_fingerprint(weights, expert.base_fingerprint, f"Expert {expert.name!r}")
         for name, layer in layers.items():
             self._layers[name] = layer
             self._base.setdefault(name, layer.weight.data)

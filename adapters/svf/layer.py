@@ -1,6 +1,6 @@
 """The layer that PEFT puts around an adapted `nn.Linear`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from ..errors import AdapterError
 from .apply import LEAST_Z, MaterialisedLinear, adapted_weight, factored_linear
 from .basis import Basis, renormalised_scale
 from .cache import cached_basis
@@ -25,6 +26,21 @@ class _Adapted(NamedTuple):
     places: list[tuple[int, int]]
     z: Tensor
     value: Tensor
+
+
+def check_untied(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """See that no matrix of `weights` (name of the module → weight) is an embedding too, which merging would change with it.
+
+    Raises:
+        AdapterError: one is.
+    """
+    embeddings = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    for name, weight in weights.items():
+        if (tied := embeddings.get(id(weight))) is not None:
+            raise AdapterError(
+                f"{what} adapts {name!r}, whose weight is that of the embedding {tied!r} too, so that merging would change what the model "
+                f"reads as well as what it says: leave {name.rpartition('.')[2]} out of target_modules."
+            )
 
 
 class _Scales(nn.ParameterDict):

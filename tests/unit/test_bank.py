@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,6 +142,20 @@ def test_another_base_is_refused(experts):
 def test_a_model_without_the_layers_is_refused(experts):
     with pytest.raises(AdapterError, match="which this model does not have"):
         ExpertBank.load(torch.nn.Sequential(torch.nn.Linear(4, 4)), "mlp", {"math": experts["math"]})
+
+
+def test_a_head_that_is_the_embedding_too_is_refused(tmp_path):
+    said = r"adapts '.*lm_head', whose weight is that of the embedding '.*embed_tokens' too.*leave lm_head out of target_modules"
+    model = tiny()
+    expert = load_expert(make_expert(tmp_path / "math", 1))
+    expert = replace(expert, vectors={**expert.vectors, "lm_head": torch.ones(32)}, base_fingerprint=None)
+    ExpertBank(model, {"math": expert})
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(AdapterError, match=said):
+        ExpertBank(model, {"math": expert})
+    with pytest.raises(AdapterError, match=said):
+        get_peft_model(model, SvfConfig(target_modules=["lm_head"]))
+    assert isinstance(model.lm_head, torch.nn.Linear)
 
 
 def test_shipped_experts_of_another_base_are_left_out():
