@@ -193,6 +193,7 @@ class ExpertBank(Bank):
         self.current = UNKNOWN
         for name, layer in self._layers.items():
             layer.weight.data = weights[name]
+        torch.clear_autocast_cache()  # under autocast the casts of weights are kept by parameter, whatever its data are now
 
     def _room(self) -> bool:
         """Return whether one more mixture can be made while another is in force."""

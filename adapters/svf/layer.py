@@ -121,7 +121,7 @@ class SvfLayer(BaseTunerLayer):
                 kept is not None
                 and (kept.names, kept.version) == (names, weight._version)
                 and kept.weight is weight
-                and kept.value.device == weight.device
+                and (kept.value.device, kept.value.dtype) == (weight.device, weight.dtype)
             )
             if same:
                 same = kept.places == places if decoding else torch.equal(kept.z, self.active_scale(names))  # type: ignore[union-attr]

@@ -76,6 +76,16 @@ def test_1000_random_switches_leave_the_base_bit_for_bit(experts):
     assert {n: p.data_ptr() for n, p in after.items()} == pointers
 
 
+def test_a_switch_under_autocast_is_seen(experts):
+    bank = ExpertBank.load(tiny().float(), "tiny", experts)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = []
+        for mixture in (Mixture.base(), Mixture.single("math"), Mixture.base()):
+            bank.apply(mixture)
+            outputs.append(bank.model(IDS).logits.detach())
+    assert not torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
 @pytest.mark.parametrize("name", ["math", "code", "raw"])
 def test_bank_and_peft_give_the_same_logits(experts, name):
     model = tiny()

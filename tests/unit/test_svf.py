@@ -292,6 +292,22 @@ def test_a_model_that_is_cast_while_merged_gets_its_base_back_in_the_new_dtype()
             assert torch.equal(model(IDS).logits, plain)
 
 
+def test_a_weight_that_was_formed_under_autocast_is_as_exact_as_any():
+    base = tiny()
+    with torch.no_grad():
+        models = [get_peft_model(copy.deepcopy(base), SvfConfig(task_type="CAUSAL_LM")).eval() for _ in range(2)]
+        for model in models:
+            torch.manual_seed(3)
+            randomise(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            models[0](IDS)
+        assert torch.equal(*(model(IDS).logits for model in models))
+        for module in models[0].modules():
+            if isinstance(module, SvfLayer):
+                module.get_base_layer().weight.data = module.get_base_layer().weight.data.bfloat16()  # leaves no trace in the version
+                assert module.adapted(["default"]).dtype is torch.bfloat16
+
+
 def test_a_changed_z_is_seen_in_the_middle_of_a_generation_too():
     model = get_peft_model(tiny(), SvfConfig(task_type="CAUSAL_LM")).eval()
     one = IDS[:, :1]
