@@ -22,7 +22,7 @@ from .memory import free_memory
 from .mixture import BASE, Mixture
 from .svf import Basis, cached_basis, check_fingerprint, renormalised_scale
 from .svf.apply import adapted_weight, delta_weight, factored_linear
-from .svf.layer import check_untied
+from .svf.layer import OFFLOADED, check_untied
 
 logger = logging.getLogger("t2.experts")
 
@@ -147,8 +147,8 @@ class ExpertBank(Bank):
         keep: how many mixtures' weights to keep.
 
     Raises:
-        AdapterError: an expert names a layer that the model lacks or that is an embedding too, has another shape, or was trained on
-            another base.
+        AdapterError: an expert names a layer that the model lacks, that is offloaded, or that is an embedding too; it has another shape,
+            or was trained on another base.
     """
 
     def __init__(self, model: nn.Module, experts: Mapping[str, Expert], keep: int = 2) -> None:
@@ -344,6 +344,8 @@ class ExpertBank(Bank):
                     f"Expert {expert.name!r} has {z.numel()} numbers for {name!r}, whose weight {tuple(layer.weight.shape)} takes {rank}: "
                     "it is for another model."
                 )
+            if layer.weight.is_meta:
+                raise AdapterError(f"Expert {expert.name!r} adapts {name!r}, whose weight {OFFLOADED}")
             layers[name] = layer
         weights = {name: layer.weight for name, layer in layers.items()}
         check_untied(self.model, weights, f"Expert {expert.name!r}")

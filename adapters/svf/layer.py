@@ -14,6 +14,12 @@ from .basis import Basis, renormalised_scale
 from .cache import cached_basis
 from .config import SvfConfig, SvfForm
 
+OFFLOADED = (
+    "is offloaded to CPU or disk, where experts cannot scale it: give the model more GPUs (device_map, max_memory) or a smaller dtype, or "
+    "answer with the base alone (strategy=base)."
+)
+"""What is wrong with a weight on the meta device, for messages."""
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -86,8 +92,14 @@ class SvfLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def basis(self) -> Basis:
-        """Return the basis of the base weight on its device, from memory, disk, or a computation, in this order."""
+        """Return the basis of the base weight on its device, from memory, disk, or a computation, in this order.
+
+        Raises:
+            AdapterError: the weight is not here.
+        """
         weight = self.base_weight()
+        if weight.is_meta:
+            raise AdapterError(f"A weight of shape {tuple(weight.shape)} that an SVF adapter scales {OFFLOADED}")
         if self._basis is None:
             self._basis = cached_basis(weight)
         self._basis = self._basis.to(weight.device)

@@ -168,6 +168,16 @@ def test_a_head_that_is_the_embedding_too_is_refused(tmp_path):
     assert isinstance(model.lm_head, torch.nn.Linear)
 
 
+def test_offloaded_weights_are_refused_by_name(experts):
+    model = tiny()
+    model.model.layers[1].mlp.up_proj.to("meta")
+    with pytest.raises(AdapterError, match=r"'math' adapts 'model\.layers\.1\.mlp\.up_proj', whose weight is offloaded.*strategy=base"):
+        ExpertBank.load(model, "tiny", experts)
+    tuned = get_peft_model(model, SvfConfig(task_type="CAUSAL_LM"))
+    with torch.no_grad(), pytest.raises(AdapterError, match=r"A weight of shape \(48, 32\) that an SVF adapter scales is offloaded"):
+        tuned(IDS)
+
+
 def test_shipped_experts_of_another_base_are_left_out():
     assert ExpertBank.load(tiny(), "tiny").names == []
 
