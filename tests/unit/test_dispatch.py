@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig, MistralConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig, MistralConfig, PreTrainedTokenizerFast
 
 from t2.adapters.dispatch import MAX_QUESTION, Dispatcher, told_apart
 from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
 from t2.adapters.dispatch_prompt import LEAD_IN, categories, instruction, parse_reply
-from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, shorten
+from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, encode, encode_after, shorten
 from t2.adapters.errors import AdapterError
 from t2.adapters.mixture import Mixture
 
@@ -168,6 +169,22 @@ def test_scores_equal_a_plain_forward_pass(model):
             got = torch.tensor([[d.scores[n] for n in NAMES] for d in found]).log()
             torch.testing.assert_close(got, expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
             assert [d.category for d in found] == [NAMES[int(row.argmax())] for row in expected]
+
+
+def sentencepiece():
+    """A tokenizer like Llama 2's: a space, which it writes ▁, before every text; a token a letter, and one for each name."""
+    pieces = [*map(chr, range(33, 127)), "▁", *NAMES, *(f"▁{name}" for name in NAMES)]
+    made = Tokenizer(models.Unigram([("<unk>", 0.0), *((p, -10.0 if len(p) == 1 else -1.0) for p in pieces)], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+
+
+def test_names_are_scored_as_they_stand_in_the_box(model):
+    tokenizer = sentencepiece()
+    assert tokenizer.tokenize("math}") == ["▁math", "}"]
+    chooser = Dispatcher(model, tokenizer, EXPERTS, max_length=4096)
+    assert [tokenizer.convert_ids_to_tokens(name) for name in chooser._names] == [[name] for name in NAMES]
+    assert encode_after(tokenizer, "so ma", "th} it is") == encode(tokenizer, "th} it is")  # no beginning in common
 
 
 def test_names_are_scored_as_far_as_they_differ(model):
