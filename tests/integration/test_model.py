@@ -221,6 +221,15 @@ def test_all_windows_of_a_long_text_are_counted(world):
     assert lm.costs.task("u")["pass2"]["tokens_in"] == 64
 
 
+def test_of_a_context_that_is_cut_what_is_left_is_counted(world):
+    lm, read = load(world, "base", max_length=64), []
+    lm.model.register_forward_pre_hook(lambda m, a, k: read.append(k["input_ids"].shape[1]), with_kwargs=True)
+    for task, options in (("t", {"max_gen_toks": 10}), ("u", {"max_new_tokens": 20})):
+        read.clear()
+        lm.generate_until([Instance("generate_until", {}, ("abcdefgh" * 20, {"until": ["\n"], **options}), 0, (task, 0, 1))])
+        assert lm.costs.task(task)["pass2"]["tokens_in"] == read[0] == 64 - sum(options.values())
+
+
 def test_a_second_evaluation_starts_from_zero(world):
     lm = load(world)
     runs = [evaluate(world, model=lm, limit=2) for _ in range(2)]
