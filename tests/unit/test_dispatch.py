@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig, MistralConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GenerationConfig,
+    MambaConfig,
+    MistralConfig,
+    MptConfig,
+    PreTrainedTokenizerFast,
+)
 
 from t2.adapters.dispatch import MAX_QUESTION, Dispatcher, told_apart
 from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
@@ -14,6 +22,7 @@ from t2.adapters.dispatch_prompt import LEAD_IN, categories, instruction, parse_
 from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, encode, encode_after, shorten
 from t2.adapters.errors import AdapterError
 from t2.adapters.mixture import Mixture
+from t2.adapters.prefix import SharedPrefix
 
 from .. import tiny
 
@@ -223,18 +232,35 @@ def test_replies_do_not_depend_on_sharing_or_batching(model):
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
 
 
-@pytest.mark.parametrize("window", [64, 2000])
-def test_a_short_attention_window_does_not_make_pass_one_depend_on_the_batch(window):
-    torch.manual_seed(1)
-    own = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = MistralConfig(**own, vocab_size=258, max_position_embeddings=4096, sliding_window=window, initializer_range=0.3)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    questions = [*QUESTIONS[:3], "Why? " * 200]
+def assert_batch_does_not_matter(model, questions):
     runs = [
         [list((d.scores or {}).values()) for d in Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=4096, share=share).decide(texts)]
         for share, texts in [(True, questions), *((False, [q]) for q in questions)]
     ]
     assert torch.allclose(torch.tensor(runs[0]), torch.tensor([run[0] for run in runs[1:]]), atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [64, 2000])
+def test_a_short_attention_window_does_not_make_pass_one_depend_on_the_batch(window):
+    torch.manual_seed(1)
+    own = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(**own, vocab_size=258, max_position_embeddings=4096, sliding_window=window, initializer_range=0.3)
+    assert_batch_does_not_matter(AutoModelForCausalLM.from_config(config).eval(), [*QUESTIONS[:3], "Why? " * 200])
+
+
+@pytest.mark.parametrize(
+    ("config", "shared"),
+    [
+        (MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=258, max_seq_len=4096, initializer_range=0.3), False),
+        (BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=258, initializer_range=0.3), True),
+    ],
+    ids=["mpt", "bloom"],
+)
+def test_nor_do_models_that_cannot_be_told_positions(config, shared):
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert_batch_does_not_matter(model, [*QUESTIONS[:3], "Why? " * 200])
+    assert bool(SharedPrefix(model, [1, 2, 3], 0).cache([[4]]).get_seq_length()) is shared
 
 
 def test_a_model_with_a_state_that_prompts_cannot_share_is_refused():
