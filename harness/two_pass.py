@@ -317,7 +317,7 @@ class TwoPass:
             read = self.count_tokens(texts, whole=kind == "loglikelihood_rolling")
             said = [0] * len(own)
             if generated:
-                read = [min(tokens, self.longest_context(r.args[1])) for tokens, r in zip(read, asked, strict=True)]
+                read = [min(tokens, self.longest_context(r.args[-1])) for tokens, r in zip(read, asked, strict=True)]
                 said = self.count_tokens([answers[i] for i in own])
             self.costs.add("pass2", watch.seconds, int(switched), shares([_task(r) for r in asked], read, said, generated))
         return answers
