@@ -22,6 +22,7 @@ from .memory import free_memory
 from .mixture import BASE, Mixture
 from .svf import Basis, cached_basis, check_fingerprint, renormalised_scale
 from .svf.apply import adapted_weight, delta_weight, factored_linear
+from .svf.layer import OFFLOADED, check_untied
 
 logger = logging.getLogger("t2.experts")
 
@@ -146,7 +147,8 @@ class ExpertBank(Bank):
         keep: how many mixtures' weights to keep.
 
     Raises:
-        AdapterError: an expert names a layer that the model lacks, has another shape, or was trained on another base.
+        AdapterError: an expert names a layer that the model lacks, that is offloaded, or that is an embedding too; it has another shape,
+            or was trained on another base.
     """
 
     def __init__(self, model: nn.Module, experts: Mapping[str, Expert], keep: int = 2) -> None:
@@ -191,6 +193,7 @@ class ExpertBank(Bank):
         self.current = UNKNOWN
         for name, layer in self._layers.items():
             layer.weight.data = weights[name]
+        torch.clear_autocast_cache()  # under autocast the casts of weights are kept by parameter, whatever its data are now
 
     def _room(self) -> bool:
         """Return whether one more mixture can be made while another is in force."""
@@ -341,9 +344,13 @@ class ExpertBank(Bank):
                     f"Expert {expert.name!r} has {z.numel()} numbers for {name!r}, whose weight {tuple(layer.weight.shape)} takes {rank}: "
                     "it is for another model."
                 )
+            if layer.weight.is_meta:
+                raise AdapterError(f"Expert {expert.name!r} adapts {name!r}, whose weight {OFFLOADED}")
             layers[name] = layer
+        weights = {name: layer.weight for name, layer in layers.items()}
+        check_untied(self.model, weights, f"Expert {expert.name!r}")
         if expert.base_fingerprint:
-            check_fingerprint({n: layer.weight for n, layer in layers.items()}, expert.base_fingerprint, f"Expert {expert.name!r}")
+            check_fingerprint(weights, expert.base_fingerprint, f"Expert {expert.name!r}")
         for name, layer in layers.items():
             self._layers[name] = layer
             self._base.setdefault(name, layer.weight.data)

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from .batches import in_batches
 from .dispatch_forms import Decision, Setup, register
 from .dispatch_prompt import LEAD_IN, OTHERS, categories, parse_reply
-from .dispatch_text import ChatFrame, adaptation_prompt, encode, first_token, shorten
+from .dispatch_text import ChatFrame, adaptation_prompt, encode, encode_after, first_token, shorten
 from .errors import AdapterError
 from .prefix import SharedPrefix
 
@@ -63,7 +63,7 @@ class Asker:
         self._frame = ChatFrame(tokenizer)
         before, after = adaptation_prompt(tokenizer, categories(experts), system_turn=not classifier)
         self._after = self._encode(after + (LEAD_IN if form == "score" else ""))
-        self._names = told_apart([self._encode(name + "}") for name in self.options])
+        self._names = told_apart([encode_after(tokenizer, LEAD_IN, name + "}") for name in self.options])
         self._start = self._encode(before)
         if not getattr(tokenizer, "chat_template", None) and (bos := first_token(tokenizer)) is not None:
             self._start = [bos, *self._start]

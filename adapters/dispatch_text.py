@@ -66,6 +66,15 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False) if text else []
 
 
+def encode_after(tokenizer: Any, beginning: str, text: str) -> list[int]:
+    """Return the tokens of `text` where it goes on from `beginning`: SentencePiece puts a space before what stands alone.
+
+    Where it is tokenised together with the end of `beginning`, its tokens are those that it has alone.
+    """
+    start, whole = encode(tokenizer, beginning), encode(tokenizer, beginning + text)
+    return whole[len(start) :] if whole[: len(start)] == start else encode(tokenizer, text)
+
+
 def first_token(tokenizer: Any) -> int | None:
     """Return the token that a tokenizer puts before every text, if any."""
     bare, full = encode(tokenizer, "a"), tokenizer.encode("a")

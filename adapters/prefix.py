@@ -44,7 +44,10 @@ class SharedPrefix:
         self.device = model.get_input_embeddings().weight.device
         self._states: list[tuple[Tensor, Tensor]] | None = None
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._trim = "logits_to_keep" in inspect.signature(base.forward).parameters
+        takes = inspect.signature(base.forward).parameters
+        self._trim = "logits_to_keep" in takes
+        # else a distance counts the padding in it, as MPT's do; BLOOM counts by the mask
+        self._places = "position_ids" in takes or config.model_type == "bloom"
 
     def last_logits(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, "Continuation"]:
         """Read the beginning and each of `rows`; return the logits after the last token ``[b, v]`` and what is needed to go on."""
@@ -59,7 +62,7 @@ class SharedPrefix:
         """Return token ids and mask, both ``[b, p + t]``.
 
         The padding lies between the beginning and the rest; in front of both where an attention window is shorter than that, for windows
-        count padding too.
+        count padding too, and where the model cannot be told the positions.
         """
         width, front = max(len(r) for r in rows), 0 if self._within(rows) else 1
         gaps = [[0] * (width - len(r)) for r in rows]
@@ -69,7 +72,7 @@ class SharedPrefix:
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def _within(self, rows: Sequence[Sequence[int]]) -> bool:
-        return self._window is None or len(self.ids) + max(len(r) for r in rows) + _ROOM <= self._window
+        return self._places and (self._window is None or len(self.ids) + max(len(r) for r in rows) + _ROOM <= self._window)
 
     def cache(self, rows: Sequence[Sequence[int]]) -> DynamicCache:
         """Return a cache that holds the beginning for each of `rows`; an empty one where nothing is shared."""

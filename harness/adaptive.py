@@ -7,6 +7,8 @@ from dataclasses import astuple, replace
 from os import PathLike
 from typing import Any, ClassVar
 
+from lm_eval.models.utils import normalize_gen_kwargs
+
 from ..adapters.bank import Bank, load_bank
 from ..adapters.classifier import with_classifier
 from ..adapters.dispatch_forms import Decision, Form, Setup
@@ -248,6 +250,11 @@ class Adaptive(TwoPass):
         self._lengths.clear()
         most: int = sys.maxsize if whole else self.max_length  # type: ignore[attr-defined]
         return [min(known[hash(text)], most) if text else 0 for text in texts]
+
+    def longest_context(self, options: Mapping[str, Any]) -> int:
+        """See `TwoPass`; hosts leave room for the answer, except where an encoder reads and a decoder answers."""
+        room = normalize_gen_kwargs(dict(options), self.max_gen_toks)["max_gen_toks"]  # type: ignore[attr-defined]
+        return self.max_length - (0 if getattr(self, "backend", None) == "seq2seq" else room)  # type: ignore[attr-defined]
 
     def run_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""

@@ -11,6 +11,12 @@ def facts_key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """Return what a configuration of transformers says, but not where it was read and by which release."""
+    told = {} if config is None else config.to_dict()
+    return {name: value for name, value in told.items() if name not in ("_name_or_path", "transformers_version")}
+
+
 def open_table(store: Any, facts: Mapping[str, Any]) -> None:
     """Point lm-eval's answer cache at the table that belongs to `facts`, made if it is not there.
 

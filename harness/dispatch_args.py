@@ -55,9 +55,15 @@ class DispatchPlan:
         """
         if self.abstain is None and not self.soft:
             return found
+        wanted = "mix=soft" if self.soft else f"abstain={self.abstain:g}"
         if found.scores is None:
-            wanted = "mix=soft" if self.soft else f"abstain={self.abstain:g}"
             raise ModelArgumentError(f"{wanted} needs probabilities, which dispatch={self.form} does not give; use score or probe.")
+        total = sum(found.scores.values())
+        if not (abs(total - 1) <= 0.01 and min(found.scores.values()) >= 0):  # of NaN neither holds
+            raise ModelArgumentError(
+                f"{wanted} needs probabilities, but dispatch={self.form} gave {dict(found.scores)}, whose sum is {total:.4g}: have it give "
+                "numbers from 0 to 1 that sum to 1 (a softmax of log-probabilities, say), or use score or probe."
+            )
         if self.abstain is not None and max(found.scores.values()) < self.abstain:
             return replace(found, category=OTHERS, abstained=True)
         if not self.soft:

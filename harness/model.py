@@ -16,6 +16,7 @@ from ..adapters.mixture import Mixture
 from ..adapters.output_head import read_contiguous_rows
 from ..adapters.svf import model_fingerprint
 from .adaptive import Adaptive
+from .cache_key import settings
 from .fewshot.generate import generate
 from .fewshot.reply import Reply
 from .half_precision import for_default_model, tell_if_slow
@@ -83,7 +84,9 @@ class T2LM(Adaptive, HFLM):
         return {
             "dtype": str(self.model.dtype),
             "attention": getattr(self.model.config, "_attn_implementation", None),
+            "config": [settings(self.model.config), settings(getattr(self.model, "generation_config", None))],
             "tokenizer": [type(self.tokenizer).__name__, len(self.tokenizer), self.tokenizer.name_or_path],
+            "template": getattr(self.tokenizer, "chat_template", None),
             "lengths": [self.max_length, self.truncation],
             "tokens": [self.add_bos_token, self.prefix_token_id, self.think_end_token],
             "arithmetic": [str(self.softmax_dtype), str(self.mixed_precision_dtype)],

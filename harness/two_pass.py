@@ -54,6 +54,10 @@ class TwoPass:
         """
         raise NotImplementedError
 
+    def longest_context(self, options: Mapping[str, Any]) -> int:
+        """Return how many tokens of a context are read at most, before an answer under a request's options."""
+        raise NotImplementedError
+
     def run_facts(self) -> dict[str, Any]:
         """Return the fields of `T2Results` that say what answered: ``experts``, ``parameters``, ``base``, ``dispatch`` and so on."""
         raise NotImplementedError
@@ -311,7 +315,10 @@ class TwoPass:
             asked = [requests[i] for i in own]
             texts = ["".join(map(str, r.args[: 1 if generated else 2])) for r in asked]
             read = self.count_tokens(texts, whole=kind == "loglikelihood_rolling")
-            said = self.count_tokens([answers[i] for i in own]) if generated else [0] * len(own)
+            said = [0] * len(own)
+            if generated:
+                read = [min(tokens, self.longest_context(r.args[-1])) for tokens, r in zip(read, asked, strict=True)]
+                said = self.count_tokens([answers[i] for i in own])
             self.costs.add("pass2", watch.seconds, int(switched), shares([_task(r) for r in asked], read, said, generated))
         return answers
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from ..adapters.bank import UNKNOWN, Bank
 from ..adapters.dispatch_forms import Form, Setup
@@ -19,6 +19,7 @@ from ..adapters.mixture import Mixture
 from ..adapters.vllm_worker import COVERED, PATH, write_mixture
 from . import plain_errors, vllm_import
 from .adaptive import Adaptive
+from .cache_key import settings
 from .fewshot.reply import Reply
 from .half_precision import for_default_model
 from .strategy import ModelArgumentError, Strategy, parse_number
@@ -40,7 +41,7 @@ log = logging.getLogger("t2")
 VLLM: Any = vllm_causallms.VLLM  # lm-eval's `register_model` hides the class from type checkers
 
 
-_ANSWERING = ("quantization", "seed", "kv_cache_dtype", "hf_overrides")
+_ANSWERING = ("quantization", "seed", "kv_cache_dtype", "hf_overrides", "generation_config", "override_generation_config")
 """Engine arguments on which answers depend, besides what else is told of the model."""
 
 
@@ -188,13 +189,21 @@ class T2VLLM(Adaptive, VLLM):
         """See `Adaptive`."""
         return {
             "dtype": str(self.engines.config("dtype")),
+            "config": [settings(self.engines.config("hf_config")), settings(self._generation_config())],
             "tokenizer": [type(self.tokenizer).__name__, len(self.tokenizer), self.tokenizer.name_or_path],
+            "template": getattr(self.tokenizer, "chat_template", None),
             "lengths": [self.max_length, self.max_gen_toks, self.truncation_side],
             "tokens": [self.add_bos_token, self.prefix_token_id, self.think_end_token],
             "engine": {name: self.model_args[name] for name in _ANSWERING if name in self.model_args},
             "lora": getattr(self.lora_request, "lora_path", None),
             "vllm": version(str(vllm_import.distribution())),
         }
+
+    def _generation_config(self) -> GenerationConfig | None:
+        try:
+            return GenerationConfig.from_pretrained(self.base_name, revision=self.model_args.get("revision") or "main")
+        except OSError:  # a model need not have one
+            return None
 
     def replies(self, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
         """See `Adaptive`; the engine makes its own batches, of one mixture."""

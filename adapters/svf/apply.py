@@ -20,9 +20,10 @@ def adapted_weight(weight: Tensor, basis: Basis, z: Tensor) -> Tensor:
     """Return W' in the dtype of `weight` ``[m, n]``, for z ``[r]``. z = 1 gives `weight` bit for bit.
 
     This one function serves *merged* (written into the layer) and *materialised* (in the forward pass) application, so both
-    round alike.
+    round alike; also under autocast, whose half precision would stay in a W' that is kept.
     """
-    return (weight.detach().float() + delta_weight(basis.project(weight), basis, z)).to(weight.dtype)
+    with torch.autocast(weight.device.type, enabled=False):
+        return (weight.detach().float() + delta_weight(basis.project(weight), basis, z)).to(weight.dtype)
 
 
 class MaterialisedLinear(torch.autograd.Function):

@@ -1,16 +1,24 @@
 """The layer that PEFT puts around an adapted `nn.Linear`."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from ..errors import AdapterError
 from .apply import LEAST_Z, MaterialisedLinear, adapted_weight, factored_linear
 from .basis import Basis, renormalised_scale
 from .cache import cached_basis
 from .config import SvfConfig, SvfForm
+
+OFFLOADED = (
+    "is offloaded to CPU or disk, where experts cannot scale it: give the model more GPUs (device_map, max_memory) or a smaller dtype, or "
+    "answer with the base alone (strategy=base)."
+)
+"""What is wrong with a weight on the meta device, for messages."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -26,6 +34,28 @@ class _Adapted(NamedTuple):
     value: Tensor
 
 
+def check_untied(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """See that no matrix of `weights` (name of the module → weight) is an embedding too, which merging would change with it.
+
+    Raises:
+        AdapterError: one is.
+    """
+    embeddings = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    for name, weight in weights.items():
+        if (tied := embeddings.get(id(weight))) is not None:
+            raise AdapterError(
+                f"{what} adapts {name!r}, whose weight is that of the embedding {tied!r} too, so that merging would change what the model "
+                f"reads as well as what it says: leave {name.rpartition('.')[2]} out of target_modules."
+            )
+
+
+class _Scales(nn.ParameterDict):
+    """z ``[r]`` of every adapter. A model that is cast leaves them in float32, where steps of 1e-3 around 1 are not rounded away."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(lambda z: fn(z).float() if z.is_meta else z.to(fn(z).device), recurse)
+
+
 class SvfLayer(BaseTunerLayer):
     """State of SVF on one matrix: a z ``[r]`` per adapter, and the basis, which is found on first use.
 
@@ -36,7 +66,7 @@ class SvfLayer(BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
-        self.svf_z = nn.ParameterDict({})
+        self.svf_z = _Scales()
         self.svf_form: dict[str, SvfForm] = {}
         self._disable_adapters = False
         self.merged_adapters = []
@@ -56,14 +86,20 @@ class SvfLayer(BaseTunerLayer):
         self.svf_z[adapter_name] = nn.Parameter(torch.full((min(self.in_features, self.out_features),), start))
         self.svf_form[adapter_name] = config.svf_form
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        # z multiplies weights of any dtype in float32, where steps of 1e-3 around 1 are not rounded away
+        # PEFT gives it the dtype of the base layer's weight
         if self.svf_z[adapter_name].device.type != "meta":
             self.svf_z[adapter_name].data = self.svf_z[adapter_name].data.float()
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def basis(self) -> Basis:
-        """Return the basis of the base weight on its device, from memory, disk, or a computation, in this order."""
+        """Return the basis of the base weight on its device, from memory, disk, or a computation, in this order.
+
+        Raises:
+            AdapterError: the weight is not here.
+        """
         weight = self.base_weight()
+        if weight.is_meta:
+            raise AdapterError(f"A weight of shape {tuple(weight.shape)} that an SVF adapter scales {OFFLOADED}")
         if self._basis is None:
             self._basis = cached_basis(weight)
         self._basis = self._basis.to(weight.device)
@@ -97,7 +133,7 @@ class SvfLayer(BaseTunerLayer):
                 kept is not None
                 and (kept.names, kept.version) == (names, weight._version)
                 and kept.weight is weight
-                and kept.value.device == weight.device
+                and (kept.value.device, kept.value.dtype) == (weight.device, weight.dtype)
             )
             if same:
                 same = kept.places == places if decoding else torch.equal(kept.z, self.active_scale(names))  # type: ignore[union-attr]
@@ -144,6 +180,14 @@ class Linear(nn.Module, SvfLayer):
             self.get_base_layer().weight.data = self._pristine  # type: ignore[union-attr]
             self._pristine = None
             self.merged_adapters = []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the layer, and with it the base weight that is kept while an adapter is merged."""
+        super()._apply(fn, recurse)
+        if self._pristine is not None:
+            self._pristine = fn(self._pristine)
+        self._adapted = None
+        return self
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return ``[..., out]`` for x ``[..., in]``, by W', which is formed once and kept until a z changes.

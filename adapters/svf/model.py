@@ -6,9 +6,10 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from ..errors import AdapterError
 from .config import ATTENTION, MLP
 from .fingerprint import check_fingerprint, fingerprint
-from .layer import Linear, SvfLayer
+from .layer import Linear, SvfLayer, check_untied
 
 
 class _AnyFamily(dict):
@@ -47,13 +48,29 @@ class SvfModel(BaseTuner):
         """As in PEFT; a new adapter is told the weights that it is for, and one that was trained on others is refused.
 
         Raises:
-            AdapterError: the adapted weights are not those of the config's `base_fingerprint`.
+            AdapterError: the adapted weights are not those of the config's `base_fingerprint`, or one is an embedding's too. The model is
+                left as it was.
         """
+        trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         result = super().inject_adapter(model, adapter_name, *args, **kwargs)
         config: Any = self.peft_config[adapter_name]
         layers = {n: m.base_weight() for n, m in model.named_modules() if isinstance(m, SvfLayer) and adapter_name in m.svf_z}
-        if config.base_fingerprint:
-            check_fingerprint(layers, config.base_fingerprint, what=f"Adapter {adapter_name!r}")
-        elif not config.inference_mode and not any(weight.is_meta for weight in layers.values()):
+        try:
+            check_untied(model, layers, what=f"Adapter {adapter_name!r}")
+            if config.base_fingerprint:
+                check_fingerprint(layers, config.base_fingerprint, what=f"Adapter {adapter_name!r}")
+        except AdapterError:
+            self._take_out(model, adapter_name)
+            for parameter, wanted in trainable:
+                parameter.requires_grad_(wanted)
+            raise
+        if not config.base_fingerprint and not config.inference_mode and not any(weight.is_meta for weight in layers.values()):
             config.base_fingerprint = fingerprint(layers)
         return result
+
+    def _take_out(self, model: nn.Module, adapter_name: str) -> None:
+        """Delete an adapter, and the layers that were made for it alone."""
+        self.delete_adapter(adapter_name)
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, SvfLayer) and not len(layer.svf_z):
+                model.set_submodule(name, layer.get_base_layer())

@@ -221,6 +221,15 @@ def test_all_windows_of_a_long_text_are_counted(world):
     assert lm.costs.task("u")["pass2"]["tokens_in"] == 64
 
 
+def test_of_a_context_that_is_cut_what_is_left_is_counted(world):
+    lm, read = load(world, "base", max_length=64), []
+    lm.model.register_forward_pre_hook(lambda m, a, k: read.append(k["input_ids"].shape[1]), with_kwargs=True)
+    for task, options in (("t", {"max_gen_toks": 10}), ("u", {"max_new_tokens": 20})):
+        read.clear()
+        lm.generate_until([Instance("generate_until", {}, ("abcdefgh" * 20, {"until": ["\n"], **options}), 0, (task, 0, 1))])
+        assert lm.costs.task(task)["pass2"]["tokens_in"] == read[0] == 64 - sum(options.values())
+
+
 def test_a_second_evaluation_starts_from_zero(world):
     lm = load(world)
     runs = [evaluate(world, model=lm, limit=2) for _ in range(2)]
@@ -252,6 +261,26 @@ def test_one_cache_file_serves_every_strategy_without_mixing(world, tmp_path):
     assert second["t2"]["passes"] == {}  # nothing ran
     other = tiny.save(tmp_path / "other", seed=2)
     assert answers(pretrained=str(other), strategy="base", experts=None)[0] != base
+
+
+def test_cached_answers_are_kept_apart_by_the_files_beside_the_weights(tmp_path):
+    base = tiny.save(tmp_path / "model")
+
+    def key(file=None, change=None):
+        if file:
+            told = json.loads((base / file).read_text())
+            (base / file).write_text(json.dumps(told | change))
+        return facts_key(load(SimpleNamespace(base=str(base), experts=None), "base").cache_facts())
+
+    found = [key(), key()]
+    assert found[0] == found[1]
+    found += [
+        key("generation_config.json", {"repetition_penalty": 1.3}),
+        key("generation_config.json", {"eos_token_id": 10}),
+        key("config.json", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}),
+    ]
+    (base / "chat_template.jinja").write_text(tiny.CHATML.replace("Be brief", "Be long"))
+    assert len({*found, key()}) == 5
 
 
 def test_unknown_arguments_strategies_and_experts(world):

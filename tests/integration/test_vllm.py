@@ -13,7 +13,7 @@ import lm_eval
 import pytest
 import torch
 from lm_eval.tasks import TaskManager
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from t2.adapters.experts import load_expert
 from t2.adapters.mixture import Mixture
@@ -522,11 +522,12 @@ def test_cached_answers_are_kept_apart_by_what_changes_them(both, monkeypatch):
         ("_max_gen_toks", lm.max_gen_toks + 1),
         ("model_args", {**lm.model_args, "hf_overrides": {"rope_theta": 5.0}}),
         ("lora_request", SimpleNamespace(lora_path="lora")),
+        ("_generation_config", lambda: GenerationConfig(repetition_penalty=1.3)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(lm, attribute, value)
             keys.add(facts_key(lm.cache_facts()))
-    assert len(keys) == 4
+    assert len(keys) == 5
 
 
 @pytest.mark.slow

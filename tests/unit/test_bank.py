@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,16 @@ def test_1000_random_switches_leave_the_base_bit_for_bit(experts):
     assert {n: p.data_ptr() for n, p in after.items()} == pointers
 
 
+def test_a_switch_under_autocast_is_seen(experts):
+    bank = ExpertBank.load(tiny().float(), "tiny", experts)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = []
+        for mixture in (Mixture.base(), Mixture.single("math"), Mixture.base()):
+            bank.apply(mixture)
+            outputs.append(bank.model(IDS).logits.detach())
+    assert not torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
 @pytest.mark.parametrize("name", ["math", "code", "raw"])
 def test_bank_and_peft_give_the_same_logits(experts, name):
     model = tiny()
@@ -141,6 +152,30 @@ def test_another_base_is_refused(experts):
 def test_a_model_without_the_layers_is_refused(experts):
     with pytest.raises(AdapterError, match="which this model does not have"):
         ExpertBank.load(torch.nn.Sequential(torch.nn.Linear(4, 4)), "mlp", {"math": experts["math"]})
+
+
+def test_a_head_that_is_the_embedding_too_is_refused(tmp_path):
+    said = r"adapts '.*lm_head', whose weight is that of the embedding '.*embed_tokens' too.*leave lm_head out of target_modules"
+    model = tiny()
+    expert = load_expert(make_expert(tmp_path / "math", 1))
+    expert = replace(expert, vectors={**expert.vectors, "lm_head": torch.ones(32)}, base_fingerprint=None)
+    ExpertBank(model, {"math": expert})
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(AdapterError, match=said):
+        ExpertBank(model, {"math": expert})
+    with pytest.raises(AdapterError, match=said):
+        get_peft_model(model, SvfConfig(target_modules=["lm_head"]))
+    assert isinstance(model.lm_head, torch.nn.Linear)
+
+
+def test_offloaded_weights_are_refused_by_name(experts):
+    model = tiny()
+    model.model.layers[1].mlp.up_proj.to("meta")
+    with pytest.raises(AdapterError, match=r"'math' adapts 'model\.layers\.1\.mlp\.up_proj', whose weight is offloaded.*strategy=base"):
+        ExpertBank.load(model, "tiny", experts)
+    tuned = get_peft_model(model, SvfConfig(task_type="CAUSAL_LM"))
+    with torch.no_grad(), pytest.raises(AdapterError, match=r"A weight of shape \(48, 32\) that an SVF adapter scales is offloaded"):
+        tuned(IDS)
 
 
 def test_shipped_experts_of_another_base_are_left_out():

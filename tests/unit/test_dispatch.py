@@ -5,14 +5,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig, MistralConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GenerationConfig,
+    MambaConfig,
+    MistralConfig,
+    MptConfig,
+    PreTrainedTokenizerFast,
+)
 
 from t2.adapters.dispatch import MAX_QUESTION, Dispatcher, told_apart
 from t2.adapters.dispatch_forms import Decision, Setup, check_form, form_names, make_form
 from t2.adapters.dispatch_prompt import LEAD_IN, categories, instruction, parse_reply
-from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, shorten
+from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, encode, encode_after, shorten
 from t2.adapters.errors import AdapterError
 from t2.adapters.mixture import Mixture
+from t2.adapters.prefix import SharedPrefix
 
 from .. import tiny
 
@@ -170,6 +180,22 @@ def test_scores_equal_a_plain_forward_pass(model):
             assert [d.category for d in found] == [NAMES[int(row.argmax())] for row in expected]
 
 
+def sentencepiece():
+    """A tokenizer like Llama 2's: a space, which it writes ▁, before every text; a token a letter, and one for each name."""
+    pieces = [*map(chr, range(33, 127)), "▁", *NAMES, *(f"▁{name}" for name in NAMES)]
+    made = Tokenizer(models.Unigram([("<unk>", 0.0), *((p, -10.0 if len(p) == 1 else -1.0) for p in pieces)], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+
+
+def test_names_are_scored_as_they_stand_in_the_box(model):
+    tokenizer = sentencepiece()
+    assert tokenizer.tokenize("math}") == ["▁math", "}"]
+    chooser = Dispatcher(model, tokenizer, EXPERTS, max_length=4096)
+    assert [tokenizer.convert_ids_to_tokens(name) for name in chooser._names] == [[name] for name in NAMES]
+    assert encode_after(tokenizer, "so ma", "th} it is") == encode(tokenizer, "th} it is")  # no beginning in common
+
+
 def test_names_are_scored_as_far_as_they_differ(model):
     assert told_apart([[7, 9], [8, 9], [6, 1, 9]]) == [[7], [8], [6]]
     assert told_apart([[1, 2, 9], [1, 2, 3, 9], [4, 9]]) == [[1, 2, 9], [1, 2, 3], [4]]
@@ -206,18 +232,35 @@ def test_replies_do_not_depend_on_sharing_or_batching(model):
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
 
 
-@pytest.mark.parametrize("window", [64, 2000])
-def test_a_short_attention_window_does_not_make_pass_one_depend_on_the_batch(window):
-    torch.manual_seed(1)
-    own = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = MistralConfig(**own, vocab_size=258, max_position_embeddings=4096, sliding_window=window, initializer_range=0.3)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    questions = [*QUESTIONS[:3], "Why? " * 200]
+def assert_batch_does_not_matter(model, questions):
     runs = [
         [list((d.scores or {}).values()) for d in Dispatcher(model, tiny.tokenizer(), EXPERTS, max_length=4096, share=share).decide(texts)]
         for share, texts in [(True, questions), *((False, [q]) for q in questions)]
     ]
     assert torch.allclose(torch.tensor(runs[0]), torch.tensor([run[0] for run in runs[1:]]), atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [64, 2000])
+def test_a_short_attention_window_does_not_make_pass_one_depend_on_the_batch(window):
+    torch.manual_seed(1)
+    own = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(**own, vocab_size=258, max_position_embeddings=4096, sliding_window=window, initializer_range=0.3)
+    assert_batch_does_not_matter(AutoModelForCausalLM.from_config(config).eval(), [*QUESTIONS[:3], "Why? " * 200])
+
+
+@pytest.mark.parametrize(
+    ("config", "shared"),
+    [
+        (MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=258, max_seq_len=4096, initializer_range=0.3), False),
+        (BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=258, initializer_range=0.3), True),
+    ],
+    ids=["mpt", "bloom"],
+)
+def test_nor_do_models_that_cannot_be_told_positions(config, shared):
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert_batch_does_not_matter(model, [*QUESTIONS[:3], "Why? " * 200])
+    assert bool(SharedPrefix(model, [1, 2, 3], 0).cache([[4]]).get_seq_length()) is shared
 
 
 def test_a_model_with_a_state_that_prompts_cannot_share_is_refused():

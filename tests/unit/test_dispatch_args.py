@@ -81,3 +81,22 @@ def test_a_form_without_probabilities_cannot_abstain():
     for plan in (dispatch_plan(str(own), abstain=0.5), dispatch_plan(str(own), mix="soft")):
         with pytest.raises(ModelArgumentError, match="needs probabilities"):
             plan.settle(Decision("code", 1))
+
+
+@pytest.mark.parametrize(
+    ("scores", "total"),
+    [
+        ({"code": -0.5, "math": -1.2}, "-1.7"),
+        ({"code": 3, "math": 1}, "4"),
+        ({"code": 1.4, "math": -0.4}, "1"),
+        ({"code": float("nan"), "math": 1.0}, "nan"),
+        ({"code": 1.0, "math": float("nan")}, "nan"),
+        ({"code": float("inf")}, "inf"),
+        ({}, "0"),
+    ],
+)
+@pytest.mark.parametrize("asked", [{"mix": "soft"}, {"abstain": 0.5}])
+def test_scores_that_are_no_probabilities_are_told(scores, total, asked):
+    with pytest.raises(ModelArgumentError, match=rf"needs probabilities, but dispatch=probe gave {{.*}}, whose sum is {total}: have it"):
+        dispatch_plan("probe", **asked).settle(Decision("code", 5, scores=scores))
+    assert dispatch_plan("probe").settle(Decision("code", 5, scores=scores)).category == "code"

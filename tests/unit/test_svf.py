@@ -259,6 +259,55 @@ def test_changed_data_is_never_served_stale():
         assert not torch.equal(model(IDS).logits, before)
 
 
+def test_a_cast_model_keeps_z_and_its_gradient_in_float32():
+    model = get_peft_model(tiny(), SvfConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    z = model.base_model.model.model.layers[0].self_attn.q_proj.svf_z["default"]
+    optimizer = torch.optim.SGD([z], lr=1e-4)
+    model(IDS).logits.sum().backward()
+    before, gradient = z.detach().clone(), z.grad.clone()
+    optimizer.step()
+    model.to(torch.bfloat16)  # as TRL does with the very model that it trains, before each generation
+    assert z is model.base_model.model.model.layers[0].self_attn.q_proj.svf_z["default"]
+    assert torch.equal(z, before - 1e-4 * gradient) and torch.equal(z.grad, gradient)
+    assert model(IDS).logits.dtype is torch.bfloat16
+    assert model.half().double().get_nb_trainable_parameters()[0] and z.dtype is torch.float32
+
+
+def test_z_that_was_made_on_the_meta_device_gets_room_on_another():
+    with torch.device("meta"):
+        layer = get_peft_model(nn.Sequential(nn.Linear(4, 6)), SvfConfig(target_modules=["0"])).base_model.model[0]
+    layer.bfloat16().to_empty(device="cpu")
+    assert (layer.svf_z["default"].device.type, layer.svf_z["default"].dtype) == ("cpu", torch.float32)
+
+
+def test_a_model_that_is_cast_while_merged_gets_its_base_back_in_the_new_dtype():
+    base = tiny()
+    with torch.no_grad():
+        plain = copy.deepcopy(base).bfloat16()(IDS).logits
+        model = get_peft_model(base, SvfConfig(task_type="CAUSAL_LM")).eval()
+        randomise(model)
+        model.merge_adapter()
+        model.to(torch.bfloat16).unmerge_adapter()
+        with model.disable_adapter():
+            assert torch.equal(model(IDS).logits, plain)
+
+
+def test_a_weight_that_was_formed_under_autocast_is_as_exact_as_any():
+    base = tiny()
+    with torch.no_grad():
+        models = [get_peft_model(copy.deepcopy(base), SvfConfig(task_type="CAUSAL_LM")).eval() for _ in range(2)]
+        for model in models:
+            torch.manual_seed(3)
+            randomise(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            models[0](IDS)
+        assert torch.equal(*(model(IDS).logits for model in models))
+        for module in models[0].modules():
+            if isinstance(module, SvfLayer):
+                module.get_base_layer().weight.data = module.get_base_layer().weight.data.bfloat16()  # leaves no trace in the version
+                assert module.adapted(["default"]).dtype is torch.bfloat16
+
+
 def test_a_changed_z_is_seen_in_the_middle_of_a_generation_too():
     model = get_peft_model(tiny(), SvfConfig(task_type="CAUSAL_LM")).eval()
     one = IDS[:, :1]
@@ -319,6 +368,24 @@ def test_another_base_is_refused(tmp_path):
     other.model.layers[1].self_attn.q_proj.weight.data[0, 0] += 1
     with pytest.raises(AdapterError, match=r"trained on a base model with fingerprint"):
         PeftModel.from_pretrained(other, tmp_path)
+
+
+def test_a_refused_adapter_leaves_the_model_as_it_was(tmp_path):
+    base, other = tiny(), tiny()
+    other.model.layers[1].self_attn.q_proj.weight.data[0, 0] += 1
+    get_peft_model(other, SvfConfig(target_modules=["q_proj", "v_proj"])).save_pretrained(tmp_path / "wrong")
+    get_peft_model(copy.deepcopy(base), SvfConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "right")
+    modules = [n for n, _ in base.named_modules()]
+    with pytest.raises(AdapterError, match="trained on a base model"):
+        PeftModel.from_pretrained(base, tmp_path / "wrong")
+    assert [n for n, _ in base.named_modules()] == modules and all(p.requires_grad for p in base.parameters())
+    model = PeftModel.from_pretrained(base, tmp_path / "right", is_trainable=True)
+    state, trained = list(model.state_dict()), [n for n, p in model.named_parameters() if p.requires_grad]
+    with pytest.raises(AdapterError, match="trained on a base model"):
+        model.load_adapter(tmp_path / "wrong", "wrong")
+    assert list(model.state_dict()) == state and [n for n, p in model.named_parameters() if p.requires_grad] == trained
+    assert (list(model.peft_config), model.active_adapters) == (["default"], ["default"])
+    model.load_adapter(tmp_path / "right", "again")
 
 
 def test_fingerprint_is_one_for_all_precisions_of_a_bfloat16_checkpoint():

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +69,9 @@ class Adapting(TwoPass, Host):
 
     def count_tokens(self, texts: Sequence[str], whole: bool = False) -> list[int]:
         return [len(t) for t in texts]
+
+    def longest_context(self, options: Mapping[str, Any]) -> int:
+        return 100
 
     def run_facts(self) -> dict[str, Any]:
         return {"experts": {}, "base": self.base, "dispatch": "score", "calibrate": True, "probe": None}
