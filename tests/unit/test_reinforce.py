@@ -2,16 +2,19 @@
 
 import contextlib
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, recomputed_layers
+from t2.baselines import reinforce
+from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, plain_head, recomputed_layers
 from t2.baselines.rollout import Rollouts, generate, reply_end
 
 from .. import tiny
@@ -22,6 +25,16 @@ def model(seed):
     config = LlamaConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=20
     )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def granite(seed):
+    """Logits that are the head's output, divided."""
+    torch.manual_seed(seed)
+    config = GraniteConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=20,
+        logits_scaling=0.25,
+    )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -49,10 +62,14 @@ def naive_loss(policy, reference, advantage, kl_coef, temperature):
     return total / len(PROMPTS)
 
 
+@pytest.mark.parametrize("head", ["trained", "frozen", "scaled"])
 @pytest.mark.parametrize("tokens_per_pass", [1, 12, 10_000])
 @pytest.mark.parametrize(("kl_coef", "temperature"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.7)])
-def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature):
-    policy, reference = model(0), model(1)
+def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature, head):
+    policy, reference = (granite(seed) if head == "scaled" else model(seed) for seed in (0, 1))
+    if head != "trained":
+        policy.lm_head.requires_grad_(False)
+        reference.lm_head.load_state_dict(policy.lm_head.state_dict())
     base = {n: p.detach().clone() for n, p in reference.named_parameters()}
     own = {n: p.detach().clone() for n, p in policy.named_parameters()}
 
@@ -66,15 +83,48 @@ def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature):
 
     advantage = torch.tensor([1.0, -1.0, 0.5, -0.25])
     stats = accumulate_gradient(policy, as_reference, rollouts(), advantage, kl_coef, temperature, tokens_per_pass)
-    got = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    got = torch.cat([p.grad.flatten() for p in trained])
     policy.zero_grad()
     loss = naive_loss(policy, reference, advantage.tolist(), kl_coef, temperature)
     loss.backward()
-    want = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    want = torch.cat([p.grad.flatten() for p in trained])
     assert torch.nn.functional.cosine_similarity(got, want, dim=0) > 0.9999
     assert torch.allclose(got, want, atol=1e-5)
     assert stats.loss == pytest.approx(loss.item(), abs=1e-5)
     assert (stats.kl > 0.01) == (kl_coef > 0)
+
+
+def test_a_frozen_head_makes_the_logits_of_a_few_tokens_at_a_time(monkeypatch):
+    policy, widths = model(0), []
+    assert plain_head(policy, rollouts()) is None and plain_head(granite(0).requires_grad_(False), rollouts()) is None
+    policy.lm_head.requires_grad_(False)
+    monkeypatch.setattr(loss_gradient, "__defaults__", (*loss_gradient.__defaults__[:-1], 3 * 20))
+    policy.lm_head.register_forward_hook(lambda _, __, output: widths.append(output.numel() // 20))
+    accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.ones(4), 0.1, 1.0, 100)
+    assert max(widths) == 4 and sum(widths) < 40  # one token of each reply for the model itself; padding is left out
+
+
+def test_what_a_pass_needed_is_gone_before_the_next(monkeypatch):
+    policy, alive, plain = model(0), [], reinforce.reply_logits
+    policy.lm_head.requires_grad_(False)
+
+    def counted(*args, **kwargs):
+        gc.collect()
+        alive.append(sum(kept() is not None for kept in made))
+        return plain(*args, **kwargs)
+
+    made, gradient = [], reinforce.loss_gradient
+
+    def noted(states, *args):
+        found = gradient(states, *args)
+        made.extend((weakref.ref(states), weakref.ref(found[0])))
+        return found
+
+    monkeypatch.setattr(reinforce, "reply_logits", counted)
+    monkeypatch.setattr(reinforce, "loss_gradient", noted)
+    accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.ones(4), 0.1, 1.0, 1)
+    assert alive == [0] * 8 and len(made) == 8
 
 
 def test_recomputed_layers_give_the_same_gradient_and_are_in_use(monkeypatch):
