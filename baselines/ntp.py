@@ -92,6 +92,7 @@ def _arguments(run: Run, longest: int) -> TrainingArguments:
     )
     # one device a process: on several, DataParallel would make the batch larger, and documents would come again
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.mixed_precision = "no"  # `accelerate launch` would have it from the user's saved configuration; `dtype` says it
     return arguments
 
 

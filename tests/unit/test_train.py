@@ -3,12 +3,14 @@
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Trainer
 
 from t2.adapters.svf import PRESETS
 from t2.baselines import ntp, run_folder, train
@@ -45,6 +47,17 @@ def test_next_token_prediction_stays_on_one_device_a_process(monkeypatch, tmp_pa
         assert (arguments.device.type, arguments.n_gpu, arguments.train_batch_size) == ("cuda", 1, 8)
     finally:
         PartialState._reset_state()
+
+
+def test_next_token_prediction_computes_in_dtype_whatever_accelerate_is_configured_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    config, one = TrainConfig("x", "y", prompts_per_step=2), SimpleNamespace(count=1)
+    run: Any = SimpleNamespace(config=config, processes=one, folder=SimpleNamespace(path=tmp_path))
+    try:
+        trainer = Trainer(tiny.model(), ntp._arguments(run, 10), train_dataset=[])  # type: ignore[arg-type]
+        assert (trainer.args.mixed_precision, trainer.accelerator.mixed_precision) == ("no", "no")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_state_is_read_onto_the_cpu_wherever_it_was_written(monkeypatch, tmp_path):
