@@ -115,19 +115,26 @@ class VllmSampler:
 
 
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapted weight of each layer that a PEFT model adapts: the base model's name of the module → W' ``[m, n]``, on the CPU."""
+    """Return what each layer that a PEFT model adapts has instead of its own, on the CPU.
+
+    Returns:
+        the base model's name of the module, with ``.weight`` → W' ``[m, n]``, and with ``.bias``, where that differs too (IA3 scales it).
+    """
     found = {}
     for name, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer):
             continue
+        name = name.removeprefix("base_model.model.")
         if isinstance(module, SvfLayer):
-            weight = module.adapted(module.active_adapters)
+            found[f"{name}.weight"] = module.adapted(module.active_adapters)
         else:
             twin: Any = copy.deepcopy(module)  # merging and unmerging the layer itself would leave rounding errors
             twin.merge()
-            weight = twin.get_base_layer().weight
-        found[name.removeprefix("base_model.model.")] = weight.detach().cpu().contiguous()
-    return found
+            merged, bias = twin.get_base_layer(), getattr(module.get_base_layer(), "bias", None)
+            found[f"{name}.weight"] = merged.weight
+            if bias is not None and not torch.equal(merged.bias, bias):
+                found[f"{name}.bias"] = merged.bias
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
 def as_rollouts(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int, tokenizer: Any) -> Rollouts:

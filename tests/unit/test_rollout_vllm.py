@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from t2.baselines.config import ConfigError, TrainConfig, load_config
 from t2.baselines.methods import adapter_config
@@ -14,10 +14,17 @@ from .. import tiny
 IDS = torch.arange(20).reshape(2, 10)
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("method", ["svf", "lora", "dora", "ia3"])
-def test_merged_weights_are_the_policy(tmp_path, monkeypatch, method):
+def test_merged_weights_are_the_policy(tmp_path, monkeypatch, method, bias):
     monkeypatch.setenv("T2_CACHE", str(tmp_path / "cache"))
     base = tiny.save(tmp_path / "model")
+    if bias:  # as Qwen2.5 has
+        biased = LlamaForCausalLM(LlamaConfig.from_pretrained(base, attention_bias=True))
+        for layer in biased.model.layers:
+            torch.nn.init.normal_(layer.self_attn.k_proj.bias)
+            torch.nn.init.normal_(layer.self_attn.v_proj.bias)
+        biased.save_pretrained(base)
     config = TrainConfig(name="x", task="x", method=method, dtype="float32", lora_dropout=0.0)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), adapter_config(config)).eval()
     torch.manual_seed(0)
@@ -30,9 +37,9 @@ def test_merged_weights_are_the_policy(tmp_path, monkeypatch, method):
         assert all(torch.equal(before[n], p) for n, p in model.named_parameters())  # the policy itself stays as it is
         plain = AutoModelForCausalLM.from_pretrained(base).eval()
         unadapted = plain(IDS).logits
-        layers = dict(plain.named_modules())
-        for name, weight in merged.items():
-            layers[name].weight.data = weight
+        assert any(name.endswith(".bias") for name in merged) == (bias and method == "ia3")
+        missing = plain.load_state_dict(merged, strict=False)
+        assert missing.unexpected_keys == []
         torch.testing.assert_close(plain(IDS).logits, expected, atol=1e-4, rtol=1e-4)
     assert (unadapted - expected).abs().max() > 0.1
 
