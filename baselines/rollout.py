@@ -87,9 +87,11 @@ def generate(
     device = next(model.parameters()).device
     batch = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=tokenizer.chat_template is None).to(device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-    ids = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)  # type: ignore[operator]
+    stop = end_ids(model, tokenizer)
+    how = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop, **sampling}
+    ids = model.generate(**batch, **how)  # type: ignore[operator]
     reply = ids[:, batch["input_ids"].shape[1] :]
-    ends = torch.isin(reply, torch.tensor(end_ids(model, tokenizer), device=device))
+    ends = torch.isin(reply, torch.tensor(stop, device=device))
     # a token belongs to the reply if no end-of-text came before it
     reply_mask = (ends.cumsum(1) - ends.long() == 0).float()
     texts = tokenizer.batch_decode([row[keep.bool()] for row, keep in zip(reply, reply_mask, strict=True)], skip_special_tokens=True)
@@ -97,8 +99,8 @@ def generate(
     return Rollouts(ids, mask, reply_mask, list(texts))
 
 
-def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end a reply.
+def own_ends(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that the model's generation settings name as ends of a reply, or else its tokenizer's.
 
     Raises:
         T2Error: neither the model nor its tokenizer has one.
@@ -110,10 +112,16 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]
 
 
-def reply_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that a reply is taught to end with: the tokenizer's end of text if that ends replies, else one that does.
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end a reply: the model's own and its tokenizer's end of text, at which lm-eval stops as well."""
+    ends = own_ends(model, tokenizer)
+    return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
 
-    A model that learns another never ends its replies.
+
+def reply_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that a reply is taught to end with: the tokenizer's end of text if the model names it too, else one that it does.
+
+    A model that learns another never ends its replies outside lm-eval.
     """
-    ends = end_ids(model, tokenizer)
+    ends = own_ends(model, tokenizer)
     return tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]  # type: ignore[return-value]

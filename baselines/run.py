@@ -34,7 +34,7 @@ from .dispatch_task import DISPATCH
 from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
-from .rollout import Rollouts, chat_prompts, chat_template, end_ids, generate
+from .rollout import Rollouts, chat_prompts, chat_template, generate, own_ends
 from .run_folder import RunFolder
 
 logger = logging.getLogger("t2.train")
@@ -279,7 +279,7 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
         raise T2Error(f"model {source} is quantised ({kind}), and t2 train takes weights as they were before.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
+    base.generation_config = GenerationConfig(eos_token_id=own_ends(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
     return base, tokenizer
 
 

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2.baselines import reinforce
 from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, plain_head, recomputed_layers
-from t2.baselines.rollout import Rollouts, generate, reply_end
+from t2.baselines.rollout import Rollouts, end_ids, generate, reply_end
 
 from .. import tiny
 
@@ -219,6 +219,18 @@ for i in range(0, 16, 2): kept[i] = None
 print(resident() - start < 9 * 2**22 and kept[1] is not None)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize(("own", "ends"), [(5, [5, 257]), ([5, 257], [5, 257]), (None, [257])])
+def test_a_reply_ends_where_lm_eval_stops_too(own, ends):
+    """At the model's ends of text and at its tokenizer's."""
+    policy, tokenizer = tiny.model(), tiny.tokenizer(None)
+    policy.generation_config.eos_token_id = own
+    assert end_ids(policy, tokenizer) == ends
+    bias = torch.zeros(258)
+    bias[257] = 1e4  # every reply is <|im_end|> at once
+    policy.lm_head.register_forward_hook(lambda _, __, output: output + bias)
+    assert generate(policy, tokenizer, ["a", "bcd"], 5, 0).reply_mask.tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize(("ends", "own", "taught"), [([7, 9], 9, 9), ([7, 9], 3, 7), (7, 3, 7), (None, 3, 3)])
