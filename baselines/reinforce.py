@@ -185,16 +185,22 @@ def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
 def recomputed_layers(model: nn.Module, on: bool) -> Iterator[None]:
     """Let transformers' layers recompute their activations in the backward pass; dropout stays off.
 
-    `model` has its `gradient_checkpointing_enable` done. Layers recompute in training mode only, which turns on dropout in their children.
+    `model` has its `gradient_checkpointing_enable` done. Layers recompute in training mode only, which their children are not put into; the
+    rates of dropout that some layers (OPT's, BioGPT's, XGLM's) have as numbers are 0 meanwhile.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    rates = [(layer, name, rate) for layer in layers for name, rate in vars(layer).items() if "dropout" in name and isinstance(rate, float)]
     for layer in layers:
         layer.training = True
+    for layer, name, _ in rates:
+        setattr(layer, name, 0.0)
     try:
         yield
     finally:
         for layer in layers:
             layer.training = False
+        for layer, name, rate in rates:
+            setattr(layer, name, rate)
 
 
 def accumulate_gradient(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, OPTConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2.baselines import reinforce
@@ -142,6 +142,28 @@ def test_recomputed_layers_give_the_same_gradient_and_are_in_use(monkeypatch):
         assert len(calls) == (4 if on else 2)
         assert not any(m.training for m in policy.modules())
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_recomputed_layers_drop_nothing_out_where_the_rate_is_their_own():
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 16,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 20,
+    }
+    policy = AutoModelForCausalLM.from_config(OPTConfig(**sizes, dropout=0.5, max_position_embeddings=32)).eval()
+    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    gradients = []
+    for on in (False, True):
+        policy.zero_grad()
+        with recomputed_layers(policy, on):
+            accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.ones(4), 0.0, 1.0, 100)
+        gradients.append([p.grad.clone() for p in policy.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert policy.model.decoder.layers[0].dropout == 0.5
 
 
 def test_passes_cover_every_reply_once_within_the_budget():
