@@ -5,9 +5,11 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from t2.baselines import rollout_vllm
 from t2.baselines.config import ConfigError, TrainConfig, load_config
 from t2.baselines.methods import adapter_config
-from t2.baselines.rollout_vllm import as_rollouts, merged_weights
+from t2.baselines.rollout_vllm import VllmSampler, as_rollouts, merged_weights
+from t2.harness.errors import T2Error
 
 from .. import tiny
 
@@ -42,6 +44,23 @@ def test_merged_weights_are_the_policy(tmp_path, monkeypatch, method, bias):
         assert missing.unexpected_keys == []
         torch.testing.assert_close(plain(IDS).logits, expected, atol=1e-4, rtol=1e-4)
     assert (unadapted - expected).abs().max() > 0.1
+
+
+def test_log_probabilities_are_compared_one_reply_at_a_time(monkeypatch):
+    model, prompts, replies = tiny.model(), [[5, 6, 7], [8], [9, 4]], [[1], [2, 3], [4, 5, 6]]
+    rollouts = as_rollouts(prompts, replies, 0, tiny.tokenizer())
+    said = []
+    for prompt, reply in zip(prompts[:2], replies[:2], strict=True):
+        logp = torch.log_softmax(model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1].detach(), -1)
+        said.append([float(logp[t, token]) for t, token in enumerate(reply)])
+    shapes, plain = [], rollout_vllm.reply_logits
+    monkeypatch.setattr(rollout_vllm, "reply_logits", lambda *args: (shapes.append(len(args[1].ids)), plain(*args))[1])
+    sampler = VllmSampler.__new__(VllmSampler)
+    sampler._tolerance = 1e-3
+    assert sampler._difference(model, rollouts, said) < 1e-5 and shapes == [1, 1]
+    said[1][1] += 0.03
+    with pytest.raises(T2Error, match=r"differ from the policy's by 0\.01 nats on average, more than 0\.001"):
+        sampler._difference(model, rollouts, said)
 
 
 def test_replies_are_laid_out_as_transformers_does():
