@@ -19,12 +19,15 @@ def train_by_next_token(run: Run) -> None:
     A step reads `prompts_per_step` documents. The state between validations is not kept: a killed run repeats at most `eval_every` steps.
 
     Raises:
-        T2Error: the task has no solutions to learn from.
+        T2Error: the task has no solutions to learn from, or the processes cannot share a step's documents.
         TrainingStopped: a gradient is not finite.
     """
     solution = run.task.solution
     if solution is None:
         raise T2Error(f"Task {run.config.task!r} has no official solutions, which objective ntp learns from. Take objective=reinforce.")
+    size, count = run.config.prompts_per_step, run.processes.count
+    if size % count:
+        raise T2Error(f"prompts_per_step={size} cannot be dealt out to {count} processes evenly. Give a multiple of {count}.")
     state = run.resume()
     if state is None:
         run.validate()
@@ -62,10 +65,8 @@ def _collator(tokenizer: Any) -> DataCollatorForSeq2Seq:
 
 
 def _arguments(run: Run, longest: int) -> TrainingArguments:
-    config, count = run.config, run.processes.count
-    if config.prompts_per_step % count:
-        raise T2Error(f"prompts_per_step={config.prompts_per_step} cannot be dealt out to {count} processes evenly.")
-    share = config.prompts_per_step // count
+    config = run.config
+    share = config.prompts_per_step // run.processes.count
     fitting = max(1, config.tokens_per_pass // longest)
     batch = max(n for n in range(1, share + 1) if share % n == 0 and n <= fitting)
     arguments = TrainingArguments(
