@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast, Trainer
 
 from t2.adapters.svf import PRESETS
 from t2.baselines import ntp, run_folder, train
-from t2.baselines.config import ConfigError, TrainConfig, parse_config
+from t2.baselines.config import ConfigError, TrainConfig, load_config, parse_config
+from t2.baselines.processes import Processes
 from t2.baselines.run import _adapted, _load
 from t2.baselines.run_folder import RunFolder, hold
 from t2.harness.errors import T2Error
@@ -58,6 +59,22 @@ def test_next_token_prediction_computes_in_dtype_whatever_accelerate_is_configur
         assert (trainer.args.mixed_precision, trainer.accelerator.mixed_precision) == ("no", "no")
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_peak_of_a_gpus_memory_is_of_this_run(monkeypatch):
+    reset = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    Processes()
+    assert reset == [torch.device("cuda")]
+
+
+def test_documents_that_cannot_be_dealt_out_are_refused_before_anything_runs():
+    task: Any = SimpleNamespace(solution=str)
+    run: Any = SimpleNamespace(config=TrainConfig("x", "y", prompts_per_step=8), processes=SimpleNamespace(count=3), task=task)
+    with pytest.raises(T2Error, match=r"prompts_per_step=8 cannot be dealt out to 3 processes evenly\. Give a multiple of 3"):
+        ntp.train_by_next_token(run)
 
 
 def test_a_state_is_read_onto_the_cpu_wherever_it_was_written(monkeypatch, tmp_path):
@@ -120,6 +137,12 @@ def test_target_modules_are_presets():
         assert parse_config({"name": "x", "task": "y", "target_modules": name}, [], "c").target_modules == name
     with pytest.raises(ConfigError, match=r"target_modules must be one of attention, mlp, mlp\+attention, all-linear or null; got 'mpl'"):
         parse_config({"name": "x", "task": "y", "target_modules": "mpl"}, [], "c")
+
+
+def test_a_list_of_one_value_is_that_value():
+    assert load_config("reasoning", ["kl_coef=[0.3]"]).kl_coef == 0.3
+    with pytest.raises(ConfigError, match="reasoning is a sweep of 2 runs, where one is asked for"):
+        load_config("reasoning", ["kl_coef=[0.3, 0.4]"])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +211,16 @@ def test_a_model_without_the_target_modules_is_named(method):
         _adapted(base, TrainConfig("x", "y", model="some/model", method=method, target_modules="mlp"))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 8")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("can't allocate memory: 8"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_memory_that_runs_out_before_the_first_step_names_what_to_do(monkeypatch, error):
     def full(config):
         raise error
