@@ -9,7 +9,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..harness.errors import T2Error
-from .rollout import reply_end
+from .rollout import prompt_ids, reply_end
 from .run import Run
 
 
@@ -36,7 +36,8 @@ def train_by_next_token(run: Run) -> None:
         return
     docs = [doc for step in range(run.config.steps) for doc in run.docs(step)]  # every step whole, in the order of REINFORCE
     end = reply_end(run.model, run.tokenizer)
-    rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(run.prompts(docs), docs, strict=True)]
+    prompts = prompt_ids(run.model, run.tokenizer, run.prompts(docs), run.max_new_tokens)
+    rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(prompts, docs, strict=True)]
     trainer = Trainer(
         model=run.model,
         args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
@@ -50,9 +51,8 @@ def train_by_next_token(run: Run) -> None:
     trainer.train(resume_from_checkpoint=str(run.folder.path / "checkpoints" / state["checkpoint"]) if state else None)
 
 
-def _row(tokenizer: Any, prompt: str, solution: str, end: int) -> dict[str, list[int]]:
-    """Return ids, and labels that are -100 on the prompt; the token `end` is learned too."""
-    start = tokenizer(prompt, add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+def _row(tokenizer: Any, start: list[int], solution: str, end: int) -> dict[str, list[int]]:
+    """Return ids, and labels that are -100 on the prompt `start`; the token `end` is learned too."""
     reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], end]
     return {"input_ids": start + reply, "attention_mask": [1] * len(start + reply), "labels": [-100] * len(start) + reply}
 

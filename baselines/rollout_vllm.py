@@ -19,7 +19,7 @@ from ..harness import vllm_import
 from ..harness.errors import T2Error
 from .config import TrainConfig
 from .reinforce import reply_logits
-from .rollout import Rollouts, end_ids
+from .rollout import Rollouts, end_ids, prompt_ids
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Mean absolute difference of a token's log-probability between both engines, in nats, up to which they count as the same policy."""
@@ -86,7 +86,7 @@ class VllmSampler:
 
         self.update(model)
         ends = end_ids(model, tokenizer)
-        rows = tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+        rows = prompt_ids(model, tokenizer, prompts, max_new_tokens)
         same = {"temperature": temperature, "max_tokens": max_new_tokens, "stop_token_ids": ends, "logprobs": 0, "detokenize": False}
         params = [SamplingParams(**same, seed=(seed * 4096 + i) % 2**63) for i in range(len(rows))]
         outputs = [output.outputs[0] for output in self._engine.generate(rows, params)]

@@ -10,12 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, OPTConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from t2.baselines import reinforce
 from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, plain_head, recomputed_layers
-from t2.baselines.rollout import Rollouts, end_ids, generate, reply_end
+from t2.baselines.rollout import Rollouts, end_ids, generate, prompt_ids, reply_end
+from t2.harness.errors import T2Error
 
 from .. import tiny
 
@@ -241,6 +244,23 @@ for i in range(0, 16, 2): kept[i] = None
 print(resident() - start < 9 * 2**22 and kept[1] is not None)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]
+
+
+def test_a_long_prompt_is_cut_as_lm_eval_cuts_it(tmp_path):
+    lm = HFLM(pretrained=str(tiny.save(tmp_path, template=None, positions=20)), device="cpu")
+    seen, prompts = [], ["to the left of it", "short", "a longer one than the others"]
+    plain = lm.model.generate
+    lm.model.generate = lambda **given: (seen.append(given["input_ids"].tolist()), plain(**given))[1]
+    asked = [Instance("generate_until", {}, (prompt, {"until": [], "max_gen_toks": 8}), i) for i, prompt in enumerate(prompts)]
+    lm.generate_until(asked, disable_tqdm=True)
+    policy, tokenizer = lm.model, tiny.tokenizer(None)
+    ours = prompt_ids(policy, tokenizer, prompts, 8)
+    assert [len(ids) for ids in ours] == [12, 5, 12]
+    generate(policy, tokenizer, prompts, 8, 0)
+    scored = [ids for batch in seen[:-1] for ids in batch]
+    assert ours[0] in scored and ours[2] in scored and seen[-1][::2] == ours[::2]
+    with pytest.raises(T2Error, match="max_new_tokens=20 leaves no room for a prompt in the 20 tokens that the model reads"):
+        generate(policy, tokenizer, prompts, 20, 0)
 
 
 @pytest.mark.parametrize(("own", "ends"), [(5, [5, 257]), ([5, 257], [5, 257]), (None, [257])])

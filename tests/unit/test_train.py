@@ -16,7 +16,7 @@ from t2.adapters.svf import PRESETS
 from t2.baselines import ntp, run_folder, train
 from t2.baselines.config import ConfigError, TrainConfig, load_config, parse_config
 from t2.baselines.processes import Processes
-from t2.baselines.run import _adapted, _load
+from t2.baselines.run import Run, _adapted, _load
 from t2.baselines.run_folder import RunFolder, hold
 from t2.harness.errors import T2Error
 
@@ -180,6 +180,24 @@ def test_modules_that_a_model_lacks_are_told(caplog):
     caplog.clear()
     _adapted(tiny.model(), TrainConfig("x", "y"))
     assert caplog.text == ""
+
+
+def test_prompts_that_do_not_fit_are_told_once_with_their_number(caplog):
+    run: Any = SimpleNamespace(
+        config=TrainConfig("x", "y", steps=2, prompts_per_step=3, eval_docs=2),
+        split=SimpleNamespace(train=["long " * 9] * 2 + ["short"] * 2, validation=["long " * 9, "short", "long " * 9]),
+        prompts=lambda docs: docs,
+        max_new_tokens=8,
+        model=tiny.model(positions=20),
+        tokenizer=tiny.tokenizer(None),
+    )
+    Run._tell_long_prompts(run)
+    told = "3 of 6 prompts are cut on the left to 12 tokens, as in lm-eval: the model reads 20, and a reply has max_new_tokens=8."
+    assert [record.getMessage() for record in caplog.records] == [told]
+    run.max_new_tokens = run.model.config.max_position_embeddings = 4096
+    run.model.config.max_position_embeddings += 4096
+    Run._tell_long_prompts(run)
+    assert len(caplog.records) == 1
 
 
 def test_a_quantised_base_is_refused(monkeypatch):
