@@ -60,10 +60,10 @@ def plain_head(model: Any, rollouts: Rollouts) -> nn.Module | None:
     hook = head.register_forward_hook(lambda _, __, output: made.append(output.clone()))
     try:
         with torch.no_grad():
-            logits = model(input_ids=rollouts.ids[:1, -1:], use_cache=False).logits
+            logits = model(input_ids=rollouts.ids[:, -rollouts.reply_length - 1, None], use_cache=False).logits  # no padding: all 0
     finally:
         hook.remove()
-    return head if len(made) == 1 and torch.equal(made[0].float(), logits.float()) else None
+    return head if len(made) == 1 and bool(logits.any()) and torch.equal(made[0].float(), logits.float()) else None
 
 
 def reply_states(model: nn.Module, head: nn.Module, rollouts: Rollouts) -> Tensor:

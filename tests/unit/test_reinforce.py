@@ -36,7 +36,7 @@ def granite(seed):
     torch.manual_seed(seed)
     config = GraniteConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=20,
-        logits_scaling=0.25,
+        logits_scaling=0.25, pad_token_id=0,
     )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).eval()
 
