@@ -145,11 +145,12 @@ class ExpertWorker:
         """Give the engine the weights of a mixture; what it had cached of prompts has to be dropped by the caller."""
         assert self._t2_bank is not None  # noqa: S101 - experts come first
         with torch.no_grad():
-            self._t2_push(self._t2_bank.weights(read_mixture(mixture)))
+            weights = self._t2_bank.weights(read_mixture(mixture))
+            self._t2_push({f"{name}.weight": weight for name, weight in weights.items()})
 
     @answered
     def t2_load(self, file: str) -> None:
-        """Give the engine the weights in a safetensors file: name of a module → its weight ``[m, n]``."""
+        """Give the engine the tensors in a safetensors file, under the base model's names."""
         with safe_open(file, framework="pt") as tensors:
             self._t2_push({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118 - it is no dict
 
@@ -195,10 +196,10 @@ class ExpertWorker:
 
     def _t2_layers(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield all tensors of every decoder layer that some expert adapts: vLLM fuses and packs whole layers."""
-        prefixes = sorted({name.rsplit(".", 2)[0] for name in weights})
+        prefixes = sorted({name.rsplit(".", 3)[0] for name in weights})
         for name, tensor in self._t2_model.named_parameters():
             if any(name.startswith(prefix + ".") for prefix in prefixes):
-                yield name, weights.get(name.removesuffix(".weight"), tensor)
+                yield name, weights.get(name, tensor)
 
 
 def write_mixture(mixture: Mixture) -> str:

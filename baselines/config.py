@@ -36,7 +36,8 @@ class TrainConfig:
         target_modules: ``attention`` (q_proj, v_proj), ``mlp`` (gate_proj, up_proj, down_proj), ``mlp+attention``, ``all-linear``, or
             None: the method's own (SVF ``mlp+attention``, LoRA and DoRA ``attention``, IA3 keys, values and MLP).
         svf_form: ``scale`` or ``renormalised`` (see `SvfConfig`).
-        lora_r, lora_alpha, lora_dropout: of LoRA and DoRA.
+        lora_r, lora_alpha, lora_dropout: of LoRA and DoRA; the dropout acts under ``ntp`` alone: ``reinforce`` trains
+            the policy that sampled.
         steps: optimiser steps.
         prompts_per_step, samples_per_prompt: their product is the batch (the paper's is 256).
         lr: of AdamW, cosine decay to 0 over `steps`; weight decay is 0, for 0 is no neutral value of z.
@@ -129,7 +130,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     configs = load_configs(path, overrides)
     if len(configs) > 1:
         raise ConfigError(f"{path} is a sweep of {len(configs)} runs, where one is asked for.")
-    return configs[""]
+    return next(iter(configs.values()))
 
 
 def read_yaml(path: str | Path, folder: str, what: str) -> tuple[Path, dict[str, Any]]:

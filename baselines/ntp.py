@@ -9,7 +9,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..harness.errors import T2Error
-from .rollout import reply_end
+from .rollout import prompt_ids, reply_end
 from .run import Run
 
 
@@ -19,12 +19,15 @@ def train_by_next_token(run: Run) -> None:
     A step reads `prompts_per_step` documents. The state between validations is not kept: a killed run repeats at most `eval_every` steps.
 
     Raises:
-        T2Error: the task has no solutions to learn from.
+        T2Error: the task has no solutions to learn from, or the processes cannot share a step's documents.
         TrainingStopped: a gradient is not finite.
     """
     solution = run.task.solution
     if solution is None:
         raise T2Error(f"Task {run.config.task!r} has no official solutions, which objective ntp learns from. Take objective=reinforce.")
+    size, count = run.config.prompts_per_step, run.processes.count
+    if size % count:
+        raise T2Error(f"prompts_per_step={size} cannot be dealt out to {count} processes evenly. Give a multiple of {count}.")
     state = run.resume()
     if state is None:
         run.validate()
@@ -33,7 +36,8 @@ def train_by_next_token(run: Run) -> None:
         return
     docs = [doc for step in range(run.config.steps) for doc in run.docs(step)]  # every step whole, in the order of REINFORCE
     end = reply_end(run.model, run.tokenizer)
-    rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(run.prompts(docs), docs, strict=True)]
+    prompts = prompt_ids(run.model, run.tokenizer, run.prompts(docs), run.max_new_tokens)
+    rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(prompts, docs, strict=True)]
     trainer = Trainer(
         model=run.model,
         args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
@@ -47,9 +51,8 @@ def train_by_next_token(run: Run) -> None:
     trainer.train(resume_from_checkpoint=str(run.folder.path / "checkpoints" / state["checkpoint"]) if state else None)
 
 
-def _row(tokenizer: Any, prompt: str, solution: str, end: int) -> dict[str, list[int]]:
-    """Return ids, and labels that are -100 on the prompt; the token `end` is learned too."""
-    start = tokenizer(prompt, add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+def _row(tokenizer: Any, start: list[int], solution: str, end: int) -> dict[str, list[int]]:
+    """Return ids, and labels that are -100 on the prompt `start`; the token `end` is learned too."""
     reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], end]
     return {"input_ids": start + reply, "attention_mask": [1] * len(start + reply), "labels": [-100] * len(start) + reply}
 
@@ -62,10 +65,8 @@ def _collator(tokenizer: Any) -> DataCollatorForSeq2Seq:
 
 
 def _arguments(run: Run, longest: int) -> TrainingArguments:
-    config, count = run.config, run.processes.count
-    if config.prompts_per_step % count:
-        raise T2Error(f"prompts_per_step={config.prompts_per_step} cannot be dealt out to {count} processes evenly.")
-    share = config.prompts_per_step // count
+    config = run.config
+    share = config.prompts_per_step // run.processes.count
     fitting = max(1, config.tokens_per_pass // longest)
     batch = max(n for n in range(1, share + 1) if share % n == 0 and n <= fitting)
     arguments = TrainingArguments(
@@ -92,6 +93,7 @@ def _arguments(run: Run, longest: int) -> TrainingArguments:
     )
     # one device a process: on several, DataParallel would make the batch larger, and documents would come again
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.mixed_precision = "no"  # `accelerate launch` would have it from the user's saved configuration; `dtype` says it
     return arguments
 
 

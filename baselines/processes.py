@@ -27,6 +27,8 @@ class Processes:
         gpu = torch.cuda.is_available()
         of_rank = PartialState(cpu=not gpu).device if self.count > 1 else None
         self.device: torch.device = torch.device(of_rank or ("cuda" if gpu else "cpu"))
+        if gpu and torch.cuda.is_initialized():  # by another run of this process
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     @property
     def first(self) -> bool:
@@ -55,7 +57,7 @@ class Processes:
             dist.all_reduce(parameter.grad)
 
     def peak_memory(self) -> int:
-        """Return the most memory that this process has held, in bytes: of the GPU if there is one, else resident."""
+        """Return the most memory held, in bytes: of the GPU since this run's start if there is one, else by this process, resident."""
         return peak_memory(self.device) or 0
 
     def wait(self) -> None:

@@ -2,12 +2,14 @@
 
     J(z) = E[ log π_W'(ŷ | x) · r(ŷ, y) ] - λ · KL(π_W' ‖ π_W)      (maximised)
 
-Letters: B replies in the batch, b in one pass, T reply tokens, V vocabulary.
+Letters: B replies in the batch, b in one pass, T reply tokens, H width of the head's input, V vocabulary.
 """  # noqa: D415
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,37 @@ def advantages(rewards: Tensor, baseline: str, samples_per_prompt: int = 1) -> T
     return rewards
 
 
+def plain_head(model: Any, rollouts: Rollouts) -> nn.Module | None:
+    """Return the output head if it is frozen and its output is the logits; None where the model scales or caps them after it."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Module) or any(p.requires_grad for p in head.parameters()):
+        return None
+    made: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _, __, output: made.append(output.clone()))
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=rollouts.ids[:, -rollouts.reply_length - 1, None], use_cache=False).logits  # no padding: all 0
+    finally:
+        hook.remove()
+    return head if len(made) == 1 and bool(logits.any()) and torch.equal(made[0].float(), logits.float()) else None
+
+
+def reply_states(model: nn.Module, head: nn.Module, rollouts: Rollouts) -> Tensor:
+    """Return what `head` makes the logits of `reply_logits` from, ``[b, T, H]``."""
+    seen: list[Tensor] = []
+
+    def first(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(arguments[0])
+        return (arguments[0][:, :1].detach(), *arguments[1:])
+
+    hook = head.register_forward_pre_hook(first)
+    try:
+        reply_logits(model, rollouts)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
 def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
     """Return the logits that predict each reply token, ``[b, T, V]``, in the model's dtype."""
     positions = (rollouts.mask.cumsum(1) - 1).clamp_min(0)
@@ -80,49 +113,55 @@ def _logprobs_and_kl(logits: Tensor, reference: Tensor | None, ids: Tensor, temp
 
 
 def loss_gradient(
-    logits: Tensor,
+    states: Tensor,
     reference: Tensor | None,
     rollouts: Rollouts,
     advantage: Tensor,
     kl_coef: float,
     temperature: float,
     kl_form: str = "policy_base",
+    head: nn.Module | None = None,
     chunk: int = 2**20,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradient of Σ (-advantage · log π + λ KL) over the reply tokens with respect to the logits, and both terms.
+    """Return the gradient of Σ (-advantage · log π + λ KL) over the reply tokens with respect to `states`, and both terms.
 
     Works through `chunk` logits at a time (one token at least), so that of the float32 ``[tokens, V]`` tensors that a softmax and its
-    gradient need only a few megabytes exist at once. Where there is a reference the gradient takes its place in memory.
+    gradient need, and with a head of the logits too, only a few megabytes exist at once. Where there is a reference the gradient takes
+    its place in memory.
 
     Args:
-        logits: ``[b, T, V]``.
-        reference: ``[b, T, V]``, overwritten; None without KL.
+        states: ``[b, T, H]``; without a head the logits themselves, ``[b, T, V]``.
+        reference: like `states`, overwritten; None without KL.
         rollouts: the b replies.
         advantage: ``[b]``.
         kl_coef: λ.
         temperature: divides the logits.
         kl_form: as `TrainConfig.kl_form`.
+        head: makes logits of states, for policy and reference alike.
         chunk: logits at a time.
 
     Returns:
-        the gradient ``[b, T, V]``, and log π and KL of every reply token, float32 ``[b, T]``, 0 on padding.
+        the gradient, like `states`, and log π and KL of every reply token, float32 ``[b, T]``, 0 on padding.
     """
-    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if reference is None else reference.contiguous()
+    head = head or nn.Identity()
+    gradient = torch.zeros_like(states, memory_format=torch.contiguous_format) if reference is None else reference.contiguous()
     keep = rollouts.reply_mask.flatten()
     ids = rollouts.ids[:, -rollouts.reply_length :].flatten()
-    weight = advantage.to(keep).repeat_interleave(rollouts.reply_length) * keep
+    weight = advantage.to(keep).repeat_interleave(rollouts.reply_length)
     logp, kl = torch.zeros_like(keep), torch.zeros_like(keep)
-    rows, out = logits.detach().flatten(0, 1), gradient.flatten(0, 1)
-    tokens = max(1, chunk // logits.shape[-1])
-    for start in range(0, len(rows), tokens):
-        part = slice(start, start + tokens)
+    rows, out = states.detach().flatten(0, 1), gradient.flatten(0, 1)
+    with torch.no_grad():
+        tokens = max(1, chunk // head(rows[:1]).shape[-1])
+    for part in keep.nonzero().squeeze(1).split(tokens):
         x = rows[part].requires_grad_()
-        ref = None if reference is None else out[part]
+        with torch.no_grad():
+            ref = None if reference is None else head(out[part])
         with torch.enable_grad():
-            logps, kls = _logprobs_and_kl(x, ref, ids[part], temperature, kl_form)
-            loss = (kl_coef * keep[part] * kls - weight[part] * logps).sum()
+            logps, kls = _logprobs_and_kl(head(x), ref, ids[part], temperature, kl_form)
+            loss = (kl_coef * kls - weight[part] * logps).sum()
         out[part] = torch.autograd.grad(loss, x)[0]
-        logp[part], kl[part] = logps.detach() * keep[part], kls.detach() * keep[part]
+        logp[part], kl[part] = logps.detach(), kls.detach()
+    out[keep == 0] = 0
     return gradient, logp.view_as(rollouts.reply_mask), kl.view_as(rollouts.reply_mask)
 
 
@@ -146,16 +185,22 @@ def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
 def recomputed_layers(model: nn.Module, on: bool) -> Iterator[None]:
     """Let transformers' layers recompute their activations in the backward pass; dropout stays off.
 
-    `model` has its `gradient_checkpointing_enable` done. Layers recompute in training mode only, which turns on dropout in their children.
+    `model` has its `gradient_checkpointing_enable` done. Layers recompute in training mode only, which their children are not put into; the
+    rates of dropout that some layers (OPT's, BioGPT's, XGLM's) have as numbers are 0 meanwhile.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    rates = [(layer, name, rate) for layer in layers for name, rate in vars(layer).items() if "dropout" in name and isinstance(rate, float)]
     for layer in layers:
         layer.training = True
+    for layer, name, _ in rates:
+        setattr(layer, name, 0.0)
     try:
         yield
     finally:
         for layer in layers:
             layer.training = False
+        for layer, name, rate in rates:
+            setattr(layer, name, rate)
 
 
 def accumulate_gradient(
@@ -184,16 +229,18 @@ def accumulate_gradient(
     """
     total = len(advantage) if total is None else total
     loss_sum = kl_sum = logp_sum = 0.0
+    head = plain_head(model, rollouts)
+    forward = reply_logits if head is None else functools.partial(reply_states, head=head)
     for index in passes(rollouts, tokens_per_pass):
         part = rollouts.rows(index)
         ref = None
         if kl_coef > 0:
             with torch.no_grad(), reference():
-                ref = reply_logits(model, part)
-        logits = reply_logits(model, part)
-        gradient, logp, kl = loss_gradient(logits, ref, part, advantage[index] / total, kl_coef / total, temperature, kl_form)
-        del ref
-        logits.backward(gradient)
+                ref = forward(model, rollouts=part)
+        states = forward(model, rollouts=part)
+        gradient, logp, kl = loss_gradient(states, ref, part, advantage[index] / total, kl_coef / total, temperature, kl_form, head)
+        states.backward(gradient)
+        del ref, states, gradient  # the next pass makes as much again
         logp_sum += float(logp.sum()) / total
         kl_sum += float(kl.sum()) / total
         loss_sum += float(kl_coef * kl.sum() - (advantage[index].to(logp) * logp.sum(1)).sum()) / total

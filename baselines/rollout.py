@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lm_eval.models.utils import resolve_max_length
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -70,6 +71,29 @@ def chat_prompts(tokenizer: PreTrainedTokenizerBase, messages: Sequence[str]) ->
     return list(messages) if render is None else [render([{"role": "user", "content": message}]) for message in messages]
 
 
+def prompt_room(model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> int:
+    """Return how many tokens of a prompt the model can read beside a reply, as lm-eval counts them.
+
+    Raises:
+        T2Error: none.
+    """
+    limit = resolve_max_length(model.config, tokenizer)
+    if max_new_tokens >= limit:
+        raise T2Error(f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the {limit} tokens that the model reads: give less.")
+    return limit - max_new_tokens
+
+
+def whole_prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of prompts; those in a chat template carry its special tokens already."""
+    return tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]  # type: ignore[return-value]
+
+
+def prompt_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+    """Return the tokens of prompts, of a long one the last that the model can read beside a reply: lm-eval cuts alike."""
+    room = prompt_room(model, tokenizer, max_new_tokens)
+    return [row[-room:] for row in whole_prompt_ids(tokenizer, prompts)]
+
+
 @torch.no_grad()
 def generate(
     model: nn.Module,
@@ -80,25 +104,28 @@ def generate(
 ) -> Rollouts:
     """Sample one reply a prompt (greedy for `temperature` 0), all at a time.
 
-    Prompts already carry the template's special tokens. Sampling is from the full distribution: no top-k, no top-p, so that the
-    log-probabilities of the gradient step are those of the policy that sampled.
+    Sampling is from the full distribution: no top-k, no top-p, so that the log-probabilities of the gradient step are those of the policy
+    that sampled.
     """
-    tokenizer.padding_side = "left"
     device = next(model.parameters()).device
-    batch = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=tokenizer.chat_template is None).to(device)
+    rows = prompt_ids(model, tokenizer, prompts, max_new_tokens)
+    width = max(map(len, rows))
+    asked = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-    ids = model.generate(**batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)  # type: ignore[operator]
-    reply = ids[:, batch["input_ids"].shape[1] :]
-    ends = torch.isin(reply, torch.tensor(end_ids(model, tokenizer), device=device))
+    stop = end_ids(model, tokenizer)
+    how = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop, **sampling}
+    ids = model.generate(input_ids=asked, attention_mask=mask, **how)  # type: ignore[operator]
+    reply = ids[:, width:]
+    ends = torch.isin(reply, torch.tensor(stop, device=device))
     # a token belongs to the reply if no end-of-text came before it
     reply_mask = (ends.cumsum(1) - ends.long() == 0).float()
     texts = tokenizer.batch_decode([row[keep.bool()] for row, keep in zip(reply, reply_mask, strict=True)], skip_special_tokens=True)
-    mask = torch.cat([batch["attention_mask"], reply_mask.long()], 1)
-    return Rollouts(ids, mask, reply_mask, list(texts))
+    return Rollouts(ids, torch.cat([mask, reply_mask.long()], 1), reply_mask, list(texts))
 
 
-def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end a reply.
+def own_ends(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that the model's generation settings name as ends of a reply, or else its tokenizer's.
 
     Raises:
         T2Error: neither the model nor its tokenizer has one.
@@ -110,10 +137,16 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(end) if isinstance(end, (list, tuple)) else [int(end)]  # type: ignore[arg-type]
 
 
-def reply_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that a reply is taught to end with: the tokenizer's end of text if that ends replies, else one that does.
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end a reply: the model's own and its tokenizer's end of text, at which lm-eval stops as well."""
+    ends = own_ends(model, tokenizer)
+    return ends if tokenizer.eos_token_id in (None, *ends) else [*ends, int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
 
-    A model that learns another never ends its replies.
+
+def reply_end(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that a reply is taught to end with: the tokenizer's end of text if the model names it too, else one that it does.
+
+    A model that learns another never ends its replies outside lm-eval.
     """
-    ends = end_ids(model, tokenizer)
+    ends = own_ends(model, tokenizer)
     return tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]  # type: ignore[return-value]

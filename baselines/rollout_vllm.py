@@ -19,7 +19,7 @@ from ..harness import vllm_import
 from ..harness.errors import T2Error
 from .config import TrainConfig
 from .reinforce import reply_logits
-from .rollout import Rollouts, end_ids
+from .rollout import Rollouts, end_ids, prompt_ids
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Mean absolute difference of a token's log-probability between both engines, in nats, up to which they count as the same policy."""
@@ -86,7 +86,7 @@ class VllmSampler:
 
         self.update(model)
         ends = end_ids(model, tokenizer)
-        rows = tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]
+        rows = prompt_ids(model, tokenizer, prompts, max_new_tokens)
         same = {"temperature": temperature, "max_tokens": max_new_tokens, "stop_token_ids": ends, "logprobs": 0, "detokenize": False}
         params = [SamplingParams(**same, seed=(seed * 4096 + i) % 2**63) for i in range(len(rows))]
         outputs = [output.outputs[0] for output in self._engine.generate(rows, params)]
@@ -100,12 +100,13 @@ class VllmSampler:
 
     @torch.no_grad()
     def _difference(self, model: nn.Module, rollouts: Rollouts, said: Sequence[Sequence[float]]) -> float:
-        part = rollouts.rows(torch.arange(len(said)))
-        logp = torch.log_softmax(reply_logits(model, part).float(), -1)
-        ids = part.ids[:, -part.reply_length :]
-        found = logp.gather(2, ids.unsqueeze(2)).squeeze(2)
-        pairs = [(value, float(found[i, t])) for i, row in enumerate(said) for t, value in enumerate(row)]
-        difference = sum(abs(a - b) for a, b in pairs) / len(pairs)
+        apart: list[float] = []
+        for i, row in enumerate(said):  # one at a time: logits are large
+            part = rollouts.rows(torch.tensor([i]))
+            logits = reply_logits(model, part)[0].float()
+            found = logits.gather(1, part.ids[0, -part.reply_length :].unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
+            apart += [abs(a - b) for a, b in zip(row, found.tolist(), strict=True)]
+        difference = sum(apart) / len(apart)
         if not difference <= self._tolerance:
             raise T2Error(
                 f"vLLM's log-probabilities of the sampled tokens differ from the policy's by {difference:.2g} nats on average, more than "
@@ -115,19 +116,26 @@ class VllmSampler:
 
 
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapted weight of each layer that a PEFT model adapts: the base model's name of the module → W' ``[m, n]``, on the CPU."""
+    """Return what each layer that a PEFT model adapts has instead of its own, on the CPU.
+
+    Returns:
+        the base model's name of the module, with ``.weight`` → W' ``[m, n]``, and with ``.bias``, where that differs too (IA3 scales it).
+    """
     found = {}
     for name, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer):
             continue
+        name = name.removeprefix("base_model.model.")
         if isinstance(module, SvfLayer):
-            weight = module.adapted(module.active_adapters)
+            found[f"{name}.weight"] = module.adapted(module.active_adapters)
         else:
             twin: Any = copy.deepcopy(module)  # merging and unmerging the layer itself would leave rounding errors
             twin.merge()
-            weight = twin.get_base_layer().weight
-        found[name.removeprefix("base_model.model.")] = weight.detach().cpu().contiguous()
-    return found
+            merged, bias = twin.get_base_layer(), getattr(module.get_base_layer(), "bias", None)
+            found[f"{name}.weight"] = merged.weight
+            if bias is not None and not torch.equal(merged.bias, bias):
+                found[f"{name}.bias"] = merged.bias
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
 def as_rollouts(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int, tokenizer: Any) -> Rollouts:

@@ -34,7 +34,7 @@ from .dispatch_task import DISPATCH
 from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
-from .rollout import Rollouts, chat_prompts, chat_template, end_ids, generate
+from .rollout import Rollouts, chat_prompts, chat_template, generate, own_ends, prompt_room, whole_prompt_ids
 from .run_folder import RunFolder
 
 logger = logging.getLogger("t2.train")
@@ -78,6 +78,8 @@ class Run:
         if config.gradient_checkpointing:
             return_freed_tensors()
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.processes.first:
+            self._tell_long_prompts()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.sampler = self._sampler(source) if config.rollout == "vllm" else None
         self.rollout_difference = 0.0
@@ -109,6 +111,22 @@ class Run:
             "git_commit": _git_commit(),
             "data_sha256": self.split.sha256,
         }
+
+    def _tell_long_prompts(self) -> None:
+        """Warn of prompts that do not fit."""
+        config, train = self.config, self.split.train
+        room = prompt_room(self.model, self.tokenizer, self.max_new_tokens)
+        read = [train[i] for i in _order(config.seed, 0, len(train))[: config.steps * config.prompts_per_step]]
+        prompts = self.prompts(read + self.split.validation[: config.eval_docs])
+        if cut := sum(len(ids) > room for ids in whole_prompt_ids(self.tokenizer, prompts)):
+            logger.warning(
+                "%d of %d prompts are cut on the left to %d tokens, as in lm-eval: the model reads %d, and a reply has max_new_tokens=%d.",
+                cut,
+                len(prompts),
+                room,
+                room + self.max_new_tokens,
+                self.max_new_tokens,
+            )
 
     def _sampler(self, source: str) -> Any:
         if self.processes.count > 1:
@@ -279,7 +297,7 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
         raise T2Error(f"model {source} is quantised ({kind}), and t2 train takes weights as they were before.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    base.generation_config = GenerationConfig(eos_token_id=end_ids(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
+    base.generation_config = GenerationConfig(eos_token_id=own_ends(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
     return base, tokenizer
 
 

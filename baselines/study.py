@@ -107,8 +107,13 @@ def load_study(path: str | Path) -> Study:
     if errors:
         raise T2Error(f"{path}: " + "; ".join(errors))
     study = Study(**values)
+    named: dict[str, str] = {}
     for run, seed in itertools.product(study.runs, study.seeds):
-        load_config(run, overrides(study, seed))  # every error now, not after hours
+        name = load_config(run, overrides(study, seed)).name  # every error now, not after hours
+        if (other := named.setdefault(name, run)) != run:
+            raise T2Error(
+                f"{path}: {other} and {run} have the same name, {name!r}, and would train in one folder: give each one of its own."
+            )
     names = Counter(row.label for row in rows(study))
     if twice := [name for name, count in names.items() if count > 1]:
         raise T2Error(f"{path}: two rows would both be {twice[0]!r}: a seed is listed twice, or a name is like another.")

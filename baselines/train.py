@@ -120,8 +120,8 @@ def _sweep(runs: Mapping[str, TrainConfig]) -> Path:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether this is how PyTorch says that a GPU's memory is full, or the CPU's."""
-    said = any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    words = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return any(each in str(error) for each in words) or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def is_disk_full(error: Exception) -> bool:
@@ -203,6 +203,7 @@ class Reinforce:
         stats, norm = self._gradient(rollouts, parts, len(docs)) if advantage.any() or config.kl_coef > 0 else (StepStats(0, 0, 0), 0.0)
         if norm > 0:
             self.optimizer.step()
+        lr = self.schedule.get_last_lr()[0]
         self.schedule.step()
         run.step += 1
         lengths = run.processes.together([part.reply_mask.sum(1).tolist() for part in rollouts])
@@ -217,7 +218,7 @@ class Reinforce:
             "logprob": stats.logprob,
             "loss": stats.loss,
             "grad_norm": norm,
-            "lr": self.schedule.get_last_lr()[0],
+            "lr": lr,
             "reply_tokens": sum(map(sum, lengths)) / len(docs),
             "seconds": elapsed,
             "seconds_rollout": sampled - started,

@@ -18,6 +18,8 @@ class LmEvalTask:
     """
 
     def __init__(self, name: str, manager: Any) -> None:
+        from lm_eval.models.utils import normalize_gen_kwargs
+
         try:
             loaded = manager.load(name)
         except Exception as error:  # lm-eval's loaders raise whatever their libraries do
@@ -37,7 +39,7 @@ class LmEvalTask:
                 "on what is scored."
             )
         self.name, self._task = name, task
-        self.max_new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", 256))
+        self.max_new_tokens = normalize_gen_kwargs(task.config.generation_kwargs or {})["max_gen_toks"]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the training documents."""

@@ -83,6 +83,22 @@ def test_what_is_trained_on_is_asked_as_it_is_scored(tasks, tmp_path, template, 
     assert task.solution(doc) == (" 0" if "gen_prefix" in more else "0")
 
 
+@pytest.mark.parametrize(
+    ("more", "length"),
+    [
+        ({"max_new_tokens": 9}, 9),
+        ({"max_tokens": 9}, 9),
+        ({"max_completion_tokens": 9}, 9),
+        ({"max_tokens": 9, "max_gen_toks": 8}, 8),
+        ({}, 256),
+    ],
+)
+def test_the_length_of_a_reply_is_read_as_lm_eval_reads_it(tasks, tmp_path, more, length):
+    file = tmp_path / "own.yaml"
+    file.write_text(json.dumps({**json.loads((tmp_path / "t2_sums.yaml").read_text()), "generation_kwargs": {"until": ["."], **more}}))
+    assert train_task(str(file)).max_new_tokens == length
+
+
 def test_of_several_answers_the_first_is_learned_and_one_stop_sequence_is_one(tasks):
     task = train_task("t2_answers")
     doc = {"q": "2 + 3", "a": "5"}

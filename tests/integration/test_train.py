@@ -270,6 +270,17 @@ def test_the_baselines_learn_by_reinforce(run, tiny, tmp_path, method):
 
 
 @pytest.mark.timeout(240)
+def test_several_samples_a_prompt_learn_from_one_another(run, tmp_path):
+    settings = ("prompts_per_step=8", "samples_per_prompt=4", "baseline=leave_one_out", "generation_batch_size=6")
+    finish(run("whole", *settings))
+    events = numbers(tmp_path / "whole")
+    scores = [e["accuracy"] for e in events if e["event"] == "validation"]
+    assert max(scores) > scores[0] + 0.2
+    card = json.loads((tmp_path / "whole/parity/expert/parity/card.json").read_text())
+    assert card["samples"] == 24 * 32
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("settings", [(), ("objective=ntp",)], ids=["reinforce", "ntp"])
 def test_two_processes_do_what_one_does(run, tmp_path, settings):
     settings = ("steps=4", "eval_every=2", "generation_batch_size=8", "tokens_per_pass=64", *settings)
@@ -327,7 +338,10 @@ def test_a_base_that_was_right_before_is_not_called_weak(accuracy, why):
 @pytest.mark.timeout(240)
 def test_patience_ends_a_run_early(run, tmp_path):
     finish(run("whole", "lr=1e-9", "eval_every=2", "patience=2"))
-    assert [e["step"] for e in numbers(tmp_path / "whole") if e["event"] == "validation"] == [0, 2, 4]
+    events = numbers(tmp_path / "whole")
+    assert [e["step"] for e in events if e["event"] == "validation"] == [0, 2, 4]
+    rates = [e["lr"] for e in events if e["event"] == "train"]
+    assert rates[0] == 1e-9 > rates[1] > 0  # what a step was made with, not what the next will be
 
 
 @pytest.mark.timeout(240)

@@ -41,14 +41,20 @@ def shift(model, strength=0.5):
             parameter.add_(strength * torch.randn(parameter.shape))
 
 
-def test_it_samples_the_policy_and_notices_another(tiny, monkeypatch):
+def test_it_samples_the_policy_and_notices_another(tmp_path, monkeypatch):
     from t2.baselines.rollout_vllm import VllmSampler
 
+    tiny = save_tiny(tmp_path, head_dim=32, attention_bias=True)
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    for name, parameter in base.named_parameters():
+        if name.endswith(".bias"):  # zero until now
+            torch.nn.init.normal_(parameter)
+    base.save_pretrained(tiny)
     settings = config()
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     sampler = VllmSampler(str(tiny), settings)
-    for method in ("svf", "lora"):
-        model = policy(tiny, config(method=method) if method == "svf" else config(method=method, lora_dropout=0.0))
+    for method in ("svf", "lora", "ia3"):
+        model = policy(tiny, config(method=method, lora_dropout=0.0))
         for _ in range(2):
             found, difference = sampler.generate(model, tokenizer, PROMPTS, 6, 1.0, 3)
             assert difference < 1e-4

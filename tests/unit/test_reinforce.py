@@ -2,17 +2,23 @@
 
 import contextlib
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, OPTConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, recomputed_layers
-from t2.baselines.rollout import Rollouts, generate, reply_end
+from t2.baselines import reinforce
+from t2.baselines.reinforce import accumulate_gradient, advantages, loss_gradient, passes, plain_head, recomputed_layers
+from t2.baselines.rollout import Rollouts, end_ids, generate, prompt_ids, reply_end
+from t2.harness.errors import T2Error
 
 from .. import tiny
 
@@ -22,6 +28,16 @@ def model(seed):
     config = LlamaConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=20
     )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def granite(seed):
+    """Logits that are the head's output, divided."""
+    torch.manual_seed(seed)
+    config = GraniteConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=20,
+        logits_scaling=0.25, pad_token_id=0,
+    )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -49,10 +65,14 @@ def naive_loss(policy, reference, advantage, kl_coef, temperature):
     return total / len(PROMPTS)
 
 
+@pytest.mark.parametrize("head", ["trained", "frozen", "scaled"])
 @pytest.mark.parametrize("tokens_per_pass", [1, 12, 10_000])
 @pytest.mark.parametrize(("kl_coef", "temperature"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.7)])
-def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature):
-    policy, reference = model(0), model(1)
+def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature, head):
+    policy, reference = (granite(seed) if head == "scaled" else model(seed) for seed in (0, 1))
+    if head != "trained":
+        policy.lm_head.requires_grad_(False)
+        reference.lm_head.load_state_dict(policy.lm_head.state_dict())
     base = {n: p.detach().clone() for n, p in reference.named_parameters()}
     own = {n: p.detach().clone() for n, p in policy.named_parameters()}
 
@@ -66,15 +86,48 @@ def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature):
 
     advantage = torch.tensor([1.0, -1.0, 0.5, -0.25])
     stats = accumulate_gradient(policy, as_reference, rollouts(), advantage, kl_coef, temperature, tokens_per_pass)
-    got = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    got = torch.cat([p.grad.flatten() for p in trained])
     policy.zero_grad()
     loss = naive_loss(policy, reference, advantage.tolist(), kl_coef, temperature)
     loss.backward()
-    want = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    want = torch.cat([p.grad.flatten() for p in trained])
     assert torch.nn.functional.cosine_similarity(got, want, dim=0) > 0.9999
     assert torch.allclose(got, want, atol=1e-5)
     assert stats.loss == pytest.approx(loss.item(), abs=1e-5)
     assert (stats.kl > 0.01) == (kl_coef > 0)
+
+
+def test_a_frozen_head_makes_the_logits_of_a_few_tokens_at_a_time(monkeypatch):
+    policy, widths = model(0), []
+    assert plain_head(policy, rollouts()) is None and plain_head(granite(0).requires_grad_(False), rollouts()) is None
+    policy.lm_head.requires_grad_(False)
+    monkeypatch.setattr(loss_gradient, "__defaults__", (*loss_gradient.__defaults__[:-1], 3 * 20))
+    policy.lm_head.register_forward_hook(lambda _, __, output: widths.append(output.numel() // 20))
+    accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.ones(4), 0.1, 1.0, 100)
+    assert max(widths) == 4 and sum(widths) < 40  # one token of each reply for the model itself; padding is left out
+
+
+def test_what_a_pass_needed_is_gone_before_the_next(monkeypatch):
+    policy, alive, plain = model(0), [], reinforce.reply_logits
+    policy.lm_head.requires_grad_(False)
+
+    def counted(*args, **kwargs):
+        gc.collect()
+        alive.append(sum(kept() is not None for kept in made))
+        return plain(*args, **kwargs)
+
+    made, gradient = [], reinforce.loss_gradient
+
+    def noted(states, *args):
+        found = gradient(states, *args)
+        made.extend((weakref.ref(states), weakref.ref(found[0])))
+        return found
+
+    monkeypatch.setattr(reinforce, "reply_logits", counted)
+    monkeypatch.setattr(reinforce, "loss_gradient", noted)
+    accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.ones(4), 0.1, 1.0, 1)
+    assert alive == [0] * 8 and len(made) == 8
 
 
 def test_recomputed_layers_give_the_same_gradient_and_are_in_use(monkeypatch):
@@ -92,6 +145,28 @@ def test_recomputed_layers_give_the_same_gradient_and_are_in_use(monkeypatch):
         assert len(calls) == (4 if on else 2)
         assert not any(m.training for m in policy.modules())
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_recomputed_layers_drop_nothing_out_where_the_rate_is_their_own():
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 16,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 20,
+    }
+    policy = AutoModelForCausalLM.from_config(OPTConfig(**sizes, dropout=0.5, max_position_embeddings=32)).eval()
+    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    gradients = []
+    for on in (False, True):
+        policy.zero_grad()
+        with recomputed_layers(policy, on):
+            accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.ones(4), 0.0, 1.0, 100)
+        gradients.append([p.grad.clone() for p in policy.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert policy.model.decoder.layers[0].dropout == 0.5
 
 
 def test_passes_cover_every_reply_once_within_the_budget():
@@ -169,6 +244,35 @@ for i in range(0, 16, 2): kept[i] = None
 print(resident() - start < 9 * 2**22 and kept[1] is not None)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]
+
+
+def test_a_long_prompt_is_cut_as_lm_eval_cuts_it(tmp_path):
+    lm = HFLM(pretrained=str(tiny.save(tmp_path, template=None, positions=20)), device="cpu")
+    seen, prompts = [], ["to the left of it", "short", "a longer one than the others"]
+    plain = lm.model.generate
+    lm.model.generate = lambda **given: (seen.append(given["input_ids"].tolist()), plain(**given))[1]
+    asked = [Instance("generate_until", {}, (prompt, {"until": [], "max_gen_toks": 8}), i) for i, prompt in enumerate(prompts)]
+    lm.generate_until(asked, disable_tqdm=True)
+    policy, tokenizer = lm.model, tiny.tokenizer(None)
+    ours = prompt_ids(policy, tokenizer, prompts, 8)
+    assert [len(ids) for ids in ours] == [12, 5, 12]
+    generate(policy, tokenizer, prompts, 8, 0)
+    scored = [ids for batch in seen[:-1] for ids in batch]
+    assert ours[0] in scored and ours[2] in scored and seen[-1][::2] == ours[::2]
+    with pytest.raises(T2Error, match="max_new_tokens=20 leaves no room for a prompt in the 20 tokens that the model reads"):
+        generate(policy, tokenizer, prompts, 20, 0)
+
+
+@pytest.mark.parametrize(("own", "ends"), [(5, [5, 257]), ([5, 257], [5, 257]), (None, [257])])
+def test_a_reply_ends_where_lm_eval_stops_too(own, ends):
+    """At the model's ends of text and at its tokenizer's."""
+    policy, tokenizer = tiny.model(), tiny.tokenizer(None)
+    policy.generation_config.eos_token_id = own
+    assert end_ids(policy, tokenizer) == ends
+    bias = torch.zeros(258)
+    bias[257] = 1e4  # every reply is <|im_end|> at once
+    policy.lm_head.register_forward_hook(lambda _, __, output: output + bias)
+    assert generate(policy, tokenizer, ["a", "bcd"], 5, 0).reply_mask.tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize(("ends", "own", "taught"), [([7, 9], 9, 9), ([7, 9], 3, 7), (7, 3, 7), (None, 3, 3)])

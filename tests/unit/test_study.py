@@ -118,6 +118,14 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         load_study(write(tmp_path, "name: x\nstrategies: {base: {strategy: base}}\ntasks: [arc_easy_text]\n"))
 
 
+def test_two_configurations_of_one_name_are_refused(tmp_path):
+    for file in ("a", "b"):
+        (tmp_path / f"{file}.yaml").write_text("name: same\ntask: arc_easy\n")
+    runs = f"{tmp_path}/a.yaml: arc_easy_text, {tmp_path}/b.yaml: arc_easy_text"
+    with pytest.raises(T2Error, match=r"a\.yaml and .*b\.yaml have the same name, 'same', and would train in one folder"):
+        load_study(write(tmp_path, f"name: x\nruns: {{{runs}}}\n"))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

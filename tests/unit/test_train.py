@@ -3,17 +3,20 @@
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Trainer
 
 from t2.adapters.svf import PRESETS
 from t2.baselines import ntp, run_folder, train
-from t2.baselines.config import ConfigError, TrainConfig, parse_config
-from t2.baselines.run import _adapted, _load
+from t2.baselines.config import ConfigError, TrainConfig, load_config, parse_config
+from t2.baselines.processes import Processes
+from t2.baselines.run import Run, _adapted, _load
 from t2.baselines.run_folder import RunFolder, hold
 from t2.harness.errors import T2Error
 
@@ -45,6 +48,33 @@ def test_next_token_prediction_stays_on_one_device_a_process(monkeypatch, tmp_pa
         assert (arguments.device.type, arguments.n_gpu, arguments.train_batch_size) == ("cuda", 1, 8)
     finally:
         PartialState._reset_state()
+
+
+def test_next_token_prediction_computes_in_dtype_whatever_accelerate_is_configured_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    config, one = TrainConfig("x", "y", prompts_per_step=2), SimpleNamespace(count=1)
+    run: Any = SimpleNamespace(config=config, processes=one, folder=SimpleNamespace(path=tmp_path))
+    try:
+        trainer = Trainer(tiny.model(), ntp._arguments(run, 10), train_dataset=[])  # type: ignore[arg-type]
+        assert (trainer.args.mixed_precision, trainer.accelerator.mixed_precision) == ("no", "no")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_peak_of_a_gpus_memory_is_of_this_run(monkeypatch):
+    reset = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    Processes()
+    assert reset == [torch.device("cuda")]
+
+
+def test_documents_that_cannot_be_dealt_out_are_refused_before_anything_runs():
+    task: Any = SimpleNamespace(solution=str)
+    run: Any = SimpleNamespace(config=TrainConfig("x", "y", prompts_per_step=8), processes=SimpleNamespace(count=3), task=task)
+    with pytest.raises(T2Error, match=r"prompts_per_step=8 cannot be dealt out to 3 processes evenly\. Give a multiple of 3"):
+        ntp.train_by_next_token(run)
 
 
 def test_a_state_is_read_onto_the_cpu_wherever_it_was_written(monkeypatch, tmp_path):
@@ -109,6 +139,12 @@ def test_target_modules_are_presets():
         parse_config({"name": "x", "task": "y", "target_modules": "mpl"}, [], "c")
 
 
+def test_a_list_of_one_value_is_that_value():
+    assert load_config("reasoning", ["kl_coef=[0.3]"]).kl_coef == 0.3
+    with pytest.raises(ConfigError, match="reasoning is a sweep of 2 runs, where one is asked for"):
+        load_config("reasoning", ["kl_coef=[0.3, 0.4]"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -146,6 +182,24 @@ def test_modules_that_a_model_lacks_are_told(caplog):
     assert caplog.text == ""
 
 
+def test_prompts_that_do_not_fit_are_told_once_with_their_number(caplog):
+    run: Any = SimpleNamespace(
+        config=TrainConfig("x", "y", steps=2, prompts_per_step=3, eval_docs=2),
+        split=SimpleNamespace(train=["long " * 9] * 2 + ["short"] * 2, validation=["long " * 9, "short", "long " * 9]),
+        prompts=lambda docs: docs,
+        max_new_tokens=8,
+        model=tiny.model(positions=20),
+        tokenizer=tiny.tokenizer(None),
+    )
+    Run._tell_long_prompts(run)
+    told = "3 of 6 prompts are cut on the left to 12 tokens, as in lm-eval: the model reads 20, and a reply has max_new_tokens=8."
+    assert [record.getMessage() for record in caplog.records] == [told]
+    run.max_new_tokens = run.model.config.max_position_embeddings = 4096
+    run.model.config.max_position_embeddings += 4096
+    Run._tell_long_prompts(run)
+    assert len(caplog.records) == 1
+
+
 def test_a_quantised_base_is_refused(monkeypatch):
     base = tiny.model()
     base.quantization_method = "fp8"
@@ -175,7 +229,16 @@ def test_a_model_without_the_target_modules_is_named(method):
         _adapted(base, TrainConfig("x", "y", model="some/model", method=method, target_modules="mlp"))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 8")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("can't allocate memory: 8"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_memory_that_runs_out_before_the_first_step_names_what_to_do(monkeypatch, error):
     def full(config):
         raise error
