@@ -121,13 +121,13 @@ def loss_gradient(
     temperature: float,
     kl_form: str = "policy_base",
     head: nn.Module | None = None,
-    chunk: int = 2**20,
+    chunk: int = 2**22,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradient of Σ (-advantage · log π + λ KL) over the reply tokens with respect to `states`, and both terms.
 
     Works through `chunk` logits at a time (one token at least), so that of the float32 ``[tokens, V]`` tensors that a softmax and its
-    gradient need, and with a head of the logits too, only a few megabytes exist at once. Where there is a reference the gradient takes
-    its place in memory.
+    gradient need, and with a head of the logits too, only 16 MiB each exist at once (a head's weight is read anew for each chunk, so smaller
+    ones are slower). Where there is a reference the gradient takes its place in memory.
 
     Args:
         states: ``[b, T, H]``; without a head the logits themselves, ``[b, T, V]``.
