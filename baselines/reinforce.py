@@ -126,7 +126,7 @@ def loss_gradient(
     """Return the gradient of Σ (-advantage · log π + λ KL) over the reply tokens with respect to `states`, and both terms.
 
     Works through `chunk` logits at a time (one token at least), so that of the float32 ``[tokens, V]`` tensors that a softmax and its
-    gradient need, and with a head of the logits too, only 16 MiB each exist at once (a head's weight is read anew for each chunk, so smaller
+    gradient need, and with a head of the logits too, only 16 MiB each exist at once (a head's weight is read anew for each chunk: smaller
     ones are slower). Where there is a reference the gradient takes its place in memory.
 
     Args:
