@@ -39,7 +39,7 @@ class LmEvalTask:
                 "on what is scored."
             )
         self.name, self._task = name, task
-        self.max_new_tokens = normalize_gen_kwargs(task.config.generation_kwargs or {})["max_gen_toks"]
+        self.max_new_tokens = normalize_gen_kwargs(task.config.generation_kwargs or {}).get("max_gen_toks", 256)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the training documents."""
