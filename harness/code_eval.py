@@ -98,8 +98,8 @@ def code_eval(
         raise T2Error(f"pass@k needs as many predictions as references, at least one; got {len(predictions)} and {len(references)}.")
     sandbox = Sandbox(limits=None if timeout is None else Limits(cpu_seconds=ceil(timeout)))
     groups = [[group] if isinstance(group, str) else group for group in predictions]  # lm-eval gives a single reply as it is
-    if not all(groups):
-        raise T2Error(f"pass@k needs a candidate program of each document; document {groups.index([])} has none.")
+    if (empty := next((i for i, group in enumerate(groups) if not group), None)) is not None:
+        raise T2Error(f"pass@k needs a candidate program of each document; document {empty} has none.")
     jobs = [[Job(candidate, tests) for candidate in group] for tests, group in zip(references, groups, strict=True)]
     verdicts = judge_predictions(jobs, sandbox, workers=num_workers)
     results = {i: [(j, _result(i, j, v)) for j, v in enumerate(group)] for i, group in enumerate(verdicts)}

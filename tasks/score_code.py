@@ -63,6 +63,7 @@ def score_code(file: Path, task: str | None = None, ks: Sequence[int] | None = N
             broken += _judge(sandbox, samples, left, journal, bar)
         scored = [(sample, journal.done[i]) for i, sample in enumerate(samples) if i in journal.done]
         if not scored:
+            journal.remove()
             _tell(file, broken)
             raise T2Error(f"{file} has no sample that can be scored.")
         _write(target, [sample.record | {"passed": result == _PASSED, "result": result} for sample, result in scored])

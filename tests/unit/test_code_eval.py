@@ -48,7 +48,7 @@ def test_metric_refuses_unequal_or_empty_lists_and_bad_tests() -> None:
     with pytest.raises(T2Error, match="at least one"):
         pass_at_k([], [])
     with pytest.raises(T2Error, match="document 1 has none"):
-        pass_at_k(["assert add(1, 1) == 2"] * 2, [[RIGHT], []])
+        pass_at_k(["assert add(1, 1) == 2"] * 2, [[RIGHT], ()])
     with pytest.raises(UnusableTests, match="do not parse"):
         pass_at_k(["assert add(1, 1"], [[RIGHT]])
 
