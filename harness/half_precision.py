@@ -10,7 +10,7 @@ import torch.nn.functional as F
 log = logging.getLogger("t2")
 
 SLOW = 3.0
-"""From so many times the seconds of float32 on, half precision is avoided: CPUs have about 1 or less, or 5 and more."""
+"""From so many times the seconds of float32 on, half precision is avoided; without instructions for it, it takes more."""
 
 
 @functools.cache
