@@ -60,8 +60,9 @@ demo: setup ## Base model and t2 on a few problems of math and humaneval, and th
 	$(BIN)/t2 report $(DEMO) --output $(DEMO)/report.md
 	@cat $(DEMO)/report.md
 
+# A worker has the default model in memory now and then; four do not fill a laptop's, and each keeps to one core
 test: setup ## Tests: offline, on a CPU, in minutes (PYTEST_ARGS=…)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: setup ## The tests that take minutes each
 	$(BIN)/t2 fetch arc_easy/train

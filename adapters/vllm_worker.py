@@ -7,6 +7,7 @@ Arguments and results are text: tensors do not survive the way between processes
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import wraps
@@ -23,7 +24,7 @@ from .errors import AdapterError
 from .experts import load_expert
 from .memory import peak_memory
 from .mixture import BASE, Mixture
-from .svf import model_fingerprint
+from .svf import Basis, cached_basis, model_fingerprint
 from .svf.apply import adapted_weight, delta_weight
 
 PATH = f"{__name__}.ExpertWorker"
@@ -35,14 +36,22 @@ COVERED = ("GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Phi3
 
 
 def answered(method: Callable[..., Any]) -> Callable[..., str]:
-    """Return a method whose result is JSON: ``{"value": …}``, or ``{"error": …}`` for an `AdapterError`."""
+    """Return a method of a worker whose result is JSON: ``{"value": …}``, or ``{"error": …}`` for an `AdapterError`.
+
+    A worker with a GPU has one thread for the CPU, enough for vLLM; while the method runs it has one for each core.
+    """
 
     @wraps(method)
-    def answer(*args: Any) -> str:
+    def answer(worker: "ExpertWorker", *args: Any) -> str:
+        threads = torch.get_num_threads()
+        if worker.device.type != "cpu":
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
         try:
-            return json.dumps({"value": method(*args)})
+            return json.dumps({"value": method(worker, *args)})
         except AdapterError as error:
             return json.dumps({"error": str(error)})
+        finally:
+            torch.set_num_threads(threads)
 
     return answer
 
@@ -83,6 +92,16 @@ class WorkerBank(ExpertBank):
                 mixed.add_(self._difference_of(expert, name).to(self._device), alpha=alpha)
         return mixed.to(weight.dtype).to(weight.device)
 
+    def _basis(self, name: str) -> Basis:
+        """Return the basis of a matrix, in host memory; computed on the worker's device, where there is room for it."""
+        if name not in self._bases:
+            weight = self._base[name]
+            try:
+                self._bases[name] = cached_basis(weight.to(self._device)).to(weight.device)
+            except torch.OutOfMemoryError:  # vLLM takes most of a GPU
+                self._bases[name] = cached_basis(weight)
+        return self._bases[name]
+
     def _difference_of(self, expert: str, name: str) -> Tensor:
         """Return W'_k - W ``[m, n]`` of one expert, float32, in host memory."""
         if (expert, name) not in self._of_expert:
@@ -112,7 +131,13 @@ class ExpertWorker:
         """
         from transformers import AutoModelForCausalLM
 
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), **json.loads(options)).eval()
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), **json.loads(options)).eval()
+        except (OSError, ValueError, MemoryError) as error:
+            raise AdapterError(
+                f"{model} cannot be read by transformers, as experts need it beside the engine ({type(error).__name__}: {error}). "
+                "lm-eval's --model vllm does without."
+            ) from error
         self._t2_model = loaded.requires_grad_(False)
         self._t2_bank = None
         return model_fingerprint(loaded)

@@ -33,20 +33,30 @@ class VllmSampler:
     Args:
         source: folder or name of the base model.
         config: settings of the run.
+        length: tokens of the longest prompt with its reply; for more the engine keeps no memory.
 
     Raises:
-        T2Error: vLLM is not there, or does not cover this model's family.
+        T2Error: vLLM is not there, its engine does not start, or it does not cover this model's family.
     """
 
-    def __init__(self, source: str, config: TrainConfig) -> None:
+    def __init__(self, source: str, config: TrainConfig, length: int) -> None:
         vllm_import.check()
         vllm_import.prepare()
         from vllm import LLM  # pyright: ignore[reportMissingImports]
 
         from ..harness.vllm_engines import LocalEngine
 
-        options = {"dtype": config.dtype, "seed": config.seed, "gpu_memory_utilization": config.vllm_gpu_memory_utilization}
-        self._engine = LocalEngine(LLM(model=source, worker_extension_cls=PATH, **vllm_import.defaults(), **options))
+        share = config.vllm_gpu_memory_utilization
+        options = {"dtype": config.dtype, "seed": config.seed, "gpu_memory_utilization": share, "max_model_len": length}
+        try:
+            llm = LLM(model=source, worker_extension_cls=PATH, **vllm_import.defaults(), **options)
+        except Exception as error:  # of whatever kind its libraries raise
+            raise T2Error(
+                f"vLLM's engine for the rollouts did not start ({type(error).__name__}: {str(error)[:500]}). Where memory is short: "
+                f"vllm_gpu_memory_utilization={share:g} is the engine's share of the GPU, the policy needs the rest; rollout=transformers "
+                "needs no engine. T2_TRACEBACK=1 shows where it failed."
+            ) from error
+        self._engine = LocalEngine(llm)
         if not set(self._engine.config("architectures")) <= set(COVERED):
             named = ", ".join(self._engine.config("architectures"))
             raise T2Error(f"rollout=vllm serves {', '.join(COVERED)}; {source} is a {named}. Use rollout=transformers.")

@@ -78,10 +78,9 @@ class Run:
         if config.gradient_checkpointing:
             return_freed_tensors()
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.processes.first:
-            self._tell_long_prompts()
+        longest = self._longest_prompt() if self.processes.first else None
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.sampler = self._sampler(source) if config.rollout == "vllm" else None
+        self.sampler = self._sampler(source, longest) if config.rollout == "vllm" else None
         self.rollout_difference = 0.0
         self.step = 0
         self.best: dict[str, Any] = {"step": -1, "accuracy": -1.0}
@@ -112,28 +111,30 @@ class Run:
             "data_sha256": self.split.sha256,
         }
 
-    def _tell_long_prompts(self) -> None:
-        """Warn of prompts that do not fit."""
+    def _longest_prompt(self) -> int:
+        """Return the tokens of the longest prompt as it is read; warn of those that do not fit."""
         config, train = self.config, self.split.train
         room = prompt_room(self.model, self.tokenizer, self.max_new_tokens)
         read = [train[i] for i in _order(config.seed, 0, len(train))[: config.steps * config.prompts_per_step]]
-        prompts = self.prompts(read + self.split.validation[: config.eval_docs])
-        if cut := sum(len(ids) > room for ids in whole_prompt_ids(self.tokenizer, prompts)):
+        lengths = [len(ids) for ids in whole_prompt_ids(self.tokenizer, self.prompts(read + self.split.validation[: config.eval_docs]))]
+        if cut := sum(length > room for length in lengths):
             logger.warning(
                 "%d of %d prompts are cut on the left to %d tokens, as in lm-eval: the model reads %d, and a reply has max_new_tokens=%d.",
                 cut,
-                len(prompts),
+                len(lengths),
                 room,
                 room + self.max_new_tokens,
                 self.max_new_tokens,
             )
+        return min(max(lengths), room)
 
-    def _sampler(self, source: str) -> Any:
+    def _sampler(self, source: str, longest_prompt: int | None) -> Any:
         if self.processes.count > 1:
             raise T2Error("rollout=vllm runs in one process: vLLM's engine makes process groups of its own. Use rollout=transformers.")
         from .rollout_vllm import VllmSampler
 
-        return VllmSampler(source, self.config)
+        assert longest_prompt is not None  # noqa: S101 - this is the first process
+        return VllmSampler(source, self.config, longest_prompt + self.max_new_tokens)
 
     def docs(self, step: int) -> list[dict[str, Any]]:
         """Return the documents of a step: the training half, shuffled anew each epoch, without replacement within one."""

@@ -35,7 +35,7 @@ OWN = ("pretrained", "strategy", "experts", "mixture", "classifier", "probe",
 class Adaptive(TwoPass):
     """Two-pass adaptation with experts, over the lm-eval model class that follows in the bases.
 
-    A class that mixes it in sets `host`, `passed_on` and `other_weights`, and provides the methods below that raise `NotImplementedError`.
+    A class that mixes it in sets `host`, `passed_on` and `without_experts`, and provides what below raises `NotImplementedError`.
 
     Args:
         pretrained: as for the host; None for the default model, fetched if need be.
@@ -56,8 +56,9 @@ class Adaptive(TwoPass):
     """lm-eval's class."""
     passed_on: ClassVar[frozenset[str]]
     """Arguments that the host hands on, beside those that it names."""
-    other_weights: ClassVar[tuple[str, ...]]
-    """Arguments of the host that change the weights beside the experts, which were trained on the plain base model."""
+    without_experts: ClassVar[tuple[str, ...]]
+    """Arguments of the host that only the base weights go with: they change these, on which experts were trained, or keep what other
+    weights have computed."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class Adaptive(TwoPass):
         self._probe = folder_for("probe", probe, self.dispatch_plan.form == "probe", "dispatch=probe")
         paths = parse_experts(experts)
         check_names(plan, paths)
-        if not plan.is_base and (others := [name for name in self.other_weights if kwargs.get(name)]):
+        if not plan.is_base and (others := [name for name in self.without_experts if kwargs.get(name)]):
             raise ModelArgumentError(f"{others[0]} cannot be combined with strategy={plan}; use strategy=base, or leave it out.")
         self.on_default_model = pretrained is None
         if self.on_default_model:

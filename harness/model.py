@@ -35,7 +35,7 @@ class T2LM(Adaptive, HFLM):
 
     host = HFLM
     passed_on = PASSED_ON
-    other_weights = ("peft", "delta", "tp_plan")
+    without_experts = ("peft", "delta", "tp_plan")
 
     # ---- what Adaptive asks for
 

@@ -112,7 +112,7 @@ class LocalEngine(Engines):
 
     def drop_prefixes(self) -> bool:
         """See `Engines`."""
-        return bool(self.llm.reset_prefix_cache())
+        return bool(self.llm.reset_prefix_cache(reset_connector=True))  # also what kv_offloading_size moved to host memory
 
     def close(self) -> None:
         """See `Engines`."""
@@ -131,6 +131,9 @@ class RayEngines(Engines):
         arguments: of `vllm.LLM`.
         count: of engines.
         lora: request of vLLM's LoRA, or None.
+
+    Raises:
+        T2Error: the machine has too few GPUs, or cores, for so many.
     """
 
     def __init__(self, arguments: dict[str, Any], count: int, lora: Any = None) -> None:
@@ -139,9 +142,14 @@ class RayEngines(Engines):
         self._ray = ray
         if not ray.is_initialized():
             ray.init(include_dashboard=False, log_to_driver=False)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        share = int(arguments.get("tensor_parallel_size", 1))
-        actor = ray.remote(num_gpus=share if gpus else 0, num_cpus=1)(_Actor)
+        gpus, cores = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
+        share = int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+        there, each = (gpus, share) if gpus else (cores, 1)
+        if count * each > there:  # Ray would wait for more, without a word
+            what = f"{each} GPU{'s' * (each > 1)}" if gpus else "a CPU core"
+            raise T2Error(f"data_parallel_size={count} engines need {what} each, and there are {there}: lower it.")
+        # Ray lets an engine have as many threads as it has cores
+        actor = ray.remote(num_gpus=share, num_cpus=1)(_Actor) if gpus else ray.remote(num_cpus=cores // count)(_Actor)
         # an engine in an actor must not go to Ray again for its own workers: placement groups inside one another wait for ever
         own = {key: value for key, value in arguments.items() if key != "distributed_executor_backend"}
         self._actors = [actor.remote(own, lora) for _ in range(count)]

@@ -14,6 +14,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from ..adapters.bank import UNKNOWN, Bank
 from ..adapters.dispatch_forms import Form, Setup
+from ..adapters.errors import AdapterError
 from ..adapters.experts import Expert
 from ..adapters.mixture import Mixture
 from ..adapters.vllm_worker import COVERED, PATH, write_mixture
@@ -123,7 +124,7 @@ class T2VLLM(Adaptive, VLLM):
 
     host = VLLM
     passed_on = frozenset(field.name for field in fields(EngineArgs)) | {"mixture_cache_gib", "device"}
-    other_weights = ("lora_local_path", "quantization", "load_format")
+    without_experts = ("lora_local_path", "quantization", "load_format", "kv_transfer_config", "kv_offloading_backend")
 
     # ---- what Adaptive asks for
 
@@ -135,11 +136,15 @@ class T2VLLM(Adaptive, VLLM):
         self._budget = int(parse_number("mixture_cache_gib", given.pop("mixture_cache_gib", 4), 0, 2**20) * 2**30)
         if (own := given.get("worker_extension_cls")) not in (None, PATH):
             raise ModelArgumentError(f"worker_extension_cls={own}: t2-vllm sets it to {PATH}.")
+        if given.get("tokenizer_mode") == "mistral":
+            raise ModelArgumentError("tokenizer_mode=mistral has no chat template to ask for; leave it out: transformers' is used.")
         for name in ("tensor_parallel_size", "data_parallel_size"):
             parse_number(name, given.get(name, 1), 1, float("inf"), whole=True)
         _check_heads(str(pretrained), given)
         on_cpu = current_platform.is_cpu()
         dtype = for_default_model() if self.on_default_model and on_cpu and "dtype" not in given else {}
+        if given.get("tokenizer_mode", "auto") == "auto":
+            given["tokenizer_mode"] = "hf"  # vLLM would take mistral-common's where a repository has one
         return {**vllm_import.defaults(), **dtype, **given, "worker_extension_cls": PATH}
 
     def host_loaded(self) -> None:
@@ -158,7 +163,10 @@ class T2VLLM(Adaptive, VLLM):
             return hashlib.sha256(f"{self.base_name} {revision} {self.quantised}".encode()).hexdigest()[:16]
         options = {name: self.model_args[name] for name in ("revision", "trust_remote_code") if self.model_args.get(name)}
         dtype = str(self.engines.config("dtype")).removeprefix("torch.")
-        return self.engines.ask("t2_base", self.base_name, dtype, json.dumps(options))
+        try:
+            return self.engines.ask("t2_base", self.base_name, dtype, json.dumps(options))
+        except AdapterError as error:
+            raise ModelArgumentError(str(error)) from error
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
         if self._uncovered:

@@ -31,7 +31,7 @@ class Journal:
         self.path, self.done = path, dict[int, str]()
         self._lock = threading.Lock()
         try:
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise T2Error(f"{path} cannot be written ({error.strerror}): the verdicts have to lie beside the samples.") from None
         try:
@@ -65,8 +65,9 @@ class Journal:
 
     def _append(self, line: bytes) -> None:
         try:
-            self._file.write(line + b"\n")
-            self._file.flush()
+            data = memoryview(line + b"\n")
+            while data:
+                data = data[self._file.write(data) :]
         except OSError as error:
             raise T2Error(f"{self.path}: {error.strerror}. The same command goes on once that is mended.") from None
 

@@ -20,6 +20,14 @@ SOURCES: tuple[Source, ...] = ("train", "validation", "evaluated")
 FEWSHOT_SEED = 1234
 """lm-eval's default."""
 
+_NUMBERED = {
+    "openai/openai_humaneval": "HumanEval",
+    "evalplus/humanevalplus": "HumanEval",
+    "google-research-datasets/mbpp": "MBPP",
+    "evalplus/mbppplus": "MBPP",
+}
+"""``dataset_path`` → benchmark, of data sets that revised a benchmark's questions and kept their numbers (``task_id``)."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -31,8 +39,8 @@ class Document:
         index: its place in that split, as lm-eval counts it (``doc_id``).
         doc: its fields.
         sha256: as lm-eval hashes it (``doc_hash`` of the logged samples).
-        question_sha256: of the task's text for it alone, by which other versions of a data set (HumanEval+) ask the same; see
-            `question_hash`.
+        question_sha256: of the task's text for it alone, by which other splits and data sets ask the same; see `question_hash`.
+        question_id: of its question in whatever words, by which other tasks and versions of a benchmark ask it; see `question_id`.
     """
 
     task: str
@@ -41,11 +49,13 @@ class Document:
     doc: Mapping[str, Any]
     sha256: str
     question_sha256: str
+    question_id: str
 
     def as_dict(self) -> dict[str, Any]:
         """For the mixture file: without the content."""
         return {
-            "task": self.task, "split": self.source, "id": self.index, "sha256": self.sha256, "question_sha256": self.question_sha256,
+            "task": self.task, "split": self.source, "id": self.index,
+            "sha256": self.sha256, "question_sha256": self.question_sha256, "question_id": self.question_id,
         }  # fmt: skip
 
 
@@ -120,6 +130,17 @@ def question_hash(task: Any, doc: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) and text.strip() else ""
 
 
+def question_id(task: Any, doc: Mapping[str, Any]) -> str:
+    """Return ``HumanEval/12`` or ``MBPP/604``, the same for each task and version of these benchmarks; "" for others."""
+    benchmark, number = _NUMBERED.get(task.config.dataset_path or ""), str(doc.get("task_id", "")).rpartition("/")[2]
+    return f"{benchmark}/{number}" if benchmark and number else ""
+
+
+def marks(task: Any, doc: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return all by which a document is known again: `doc_hash`, `question_hash`, `question_id`; "" is none."""
+    return doc_hash(doc), question_hash(task, doc), question_id(task, doc)
+
+
 def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
     """Return the documents that a task offers, by source, best source first; loads none that it does not offer."""
     config, found = task.config, dict[Source, Any]()
@@ -182,7 +203,7 @@ def draw(tasks: Mapping[str, Any], count: int, seed: int, source: Source | None 
     drawn = []
     for name, index in places[:count]:
         doc = dict(offers[name][chosen][index])
-        drawn.append(Document(name, chosen, index, doc, doc_hash(doc), question_hash(tasks[name], doc)))
+        drawn.append(Document(name, chosen, index, doc, *marks(tasks[name], doc)))
     return drawn
 
 

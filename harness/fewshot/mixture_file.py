@@ -36,9 +36,9 @@ class MixtureFile:
     sha256: str
 
     @property
-    def hashes(self) -> set[str]:
-        """Of the documents that α was chosen on, as lm-eval hashes them, and of their questions."""
-        names = ("sha256", "question_sha256")
+    def marks(self) -> set[str]:
+        """Of the documents that α was chosen on, see `t2.harness.fewshot.documents.marks`."""
+        names = ("sha256", "question_sha256", "question_id")
         return {str(document[name]) for document in self.data["documents"] for name in names if document.get(name)}
 
     def facts(self) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def contaminated(
 ) -> dict[str, list[int]]:
     """Return task → ids of the evaluated documents that α was chosen on; empty where the score is clean.
 
-    Documents are told by their content or their question: one that the train split, or another version of the data set, repeats counts.
+    Documents are told by their content, their question or its number: one that the train split, another wording or another version of the
+    data set repeats counts.
 
     Args:
         mixture: in force.
@@ -144,14 +145,15 @@ def contaminated(
     """
     from lm_eval.evaluator_utils import get_sample_size
 
-    from .documents import doc_hash, question_hash
+    from .documents import marks
 
     found: dict[str, list[int]] = {}
+    chosen_on = mixture.marks
     for name, task in tasks.items():
         indices = (samples or {}).get(name)
         documents = task.doc_iterator(limit=get_sample_size(task, limit), samples=indices)
         asked = sorted(set(indices)) if indices else None
-        seen = [place for place, doc in documents if {doc_hash(doc), question_hash(task, doc)} & mixture.hashes]
+        seen = [place for place, doc in documents if chosen_on.intersection(marks(task, doc))]
         if ids := [asked[place] if asked else place for place in seen]:
             found[name] = ids
     return found

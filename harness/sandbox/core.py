@@ -1,13 +1,16 @@
 """`Sandbox`: judge one program, or many in parallel; refuses to score on a machine where it does not work."""
 
+import contextlib
 import functools
 import logging
+import math
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
 from typing import cast, get_args
 
 from tqdm import tqdm
@@ -21,15 +24,19 @@ from .verdict import Cancelled, Job, Kind, Limits, MissingPackage, SandboxError,
 logger = logging.getLogger(__name__)
 
 _CANARY_TESTS = "assert sum_all([2, 3]) == 5\nassert sum_all([]) == 0"
-_CANARY_GOOD = "import collections, json, math\ndef sum_all(xs):\n    return int(math.fsum(json.loads(json.dumps(xs))))\n"
+# `difflib` is not among what the warm process loads beforehand: the worker has to be able to read the library itself
+_CANARY_GOOD = "import collections, difflib, json, math\ndef sum_all(xs):\n    return int(math.fsum(json.loads(json.dumps(xs))))\n"
 _CANARY_BAD = "def sum_all(xs):\n    return 5\n"
 
 _WEAK = "Sandbox kind 'process': generated code runs with resource limits only, NOT isolated from files, network or other processes."
 _CURE = (
     " bubblewrap needs user namespaces: see the settings kernel.unprivileged_userns_clone, user.max_user_namespaces and "
-    "kernel.apparmor_restrict_unprivileged_userns, or start the container with --security-opt seccomp=unconfined or --privileged. "
+    "kernel.apparmor_restrict_unprivileged_userns, or start the container with --security-opt seccomp=unconfined "
+    "--security-opt systempaths=unconfined, or --privileged. "
     "Where that is not possible, T2_SANDBOX=process runs generated code with resource limits only."
 )
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 _lock = threading.Lock()
 _jails: dict[Kind, Jail] = {}
@@ -205,8 +212,20 @@ class Sandbox:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, of those that its container has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *_quotas()])
+
+
+def _quotas() -> list[int]:
+    """A container's limit of CPU time, in cores, where it has one: of control groups of version 2, and of version 1."""
+    found = []
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # no such group, or "max": no limit
+            quota, period = (int(word) for name in names for word in (_CGROUPS / name).read_text().split())
+            if quota > 0:
+                found.append(math.ceil(quota / period))
+    return found
 
 
 def _reference(job: Job) -> Job | None:

@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,10 @@ _NO_BWRAP = (
     "The sandbox for generated code needs bubblewrap, and there is no `bwrap` on the PATH. Install it (`apt-get install bubblewrap`), "
     "or set T2_SANDBOX=process to run generated code with resource limits only: no isolation from files and network, "
     "so only where that is acceptable."
+)
+_OLD_PYTHON = (
+    "The sandbox for generated code needs {missing}, which this Python ({python}) lacks: it was built for an old C library. Take another "
+    "one, the system's say, or a newer build (`uv python install --reinstall`)."
 )
 _REPLY_SECONDS = 60.0
 
@@ -89,9 +93,9 @@ class Jail:
     def __init__(self, kind: Kind, own_ids: bool = False) -> None:
         self.kind: Kind = kind
         self.userns: int | None = None
-        self._uids = itertools.cycle(range(1, _IDS))
-        for _ in range(random.SystemRandom().randrange(_IDS)):  # two scoring processes rarely meet on a number
-            next(self._uids)
+        if missing := [name for name, there in _needed().items() if not there]:
+            raise MissingPackage(_OLD_PYTHON.format(python=_python(), missing=" and ".join(missing)))
+        self._uids = _user_ids()
         self._lock = threading.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         if kind == "bwrap":
@@ -121,19 +125,32 @@ class Jail:
             request["uid"] = next(self._uids)
         elif not _counted_per_namespace() or self.kind == "process":
             request["limits"]["processes"] += _tasks_of_user()
+        data = json.dumps(request).encode()
         with self._lock:
-            if self._zygote is None:
+            fresh = self._zygote is None
+            if fresh:
                 self._open()
             try:
-                socket.send_fds(self._control, [json.dumps(request).encode()], list(fds))
-                reply, received, _, _ = socket.recv_fds(self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
-            except OSError as error:
-                raise OSError(f"{error}; {self._close()}") from None
-            if not reply:
-                raise OSError(f"its warm process ended: {self._close()}")
+                reply, received = self._ask(data, fds)
+            except OSError:
+                if fresh:
+                    raise
+                self._open()  # it has died since the last worker, which is no fault of this one
+                reply, received = self._ask(data, fds)
         if not received:
             raise OSError(reply.decode(errors="replace"))
         return Child(received[0], self.kind == "process")
+
+    def _ask(self, request: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
+        """Send a request to the warm process; return its reply, and the worker's descriptor where it started one."""
+        try:
+            socket.send_fds(self._control, [request], list(fds))
+            reply, received, _, _ = socket.recv_fds(self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        except OSError as error:
+            raise OSError(f"{error}; {self._close()}") from None
+        if not reply:
+            raise OSError(f"its warm process ended: {self._close()}")
+        return reply, received
 
     def close(self) -> None:
         """End the warm process, and with it all workers."""
@@ -193,7 +210,7 @@ class Jail:
             self._control.close()
             self._zygote.returncode = 0  # not ours to wait for
             self._zygote = None
-        self._lock = threading.Lock()
+        self._lock, self._uids = threading.Lock(), _user_ids()
 
     def _command(self, control: int) -> list[str]:
         settings = {"control_fd": control, "isolated": self.kind == "bwrap", "seccomp": self._seccomp if self.kind == "bwrap" else ""}
@@ -213,6 +230,18 @@ class Jail:
             argv += ["--setenv", name, value]
         argv += [*_system_mounts(), "--proc", "/proc", "--dev", "/dev", "--dir", "/tmp"]  # noqa: S108
         return [*argv, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--as-pid-1", "--", *python]
+
+
+def _needed() -> dict[str, bool]:
+    """What not every build of Python has, though its version does."""
+    return {f"{module.__name__}.{name}": hasattr(module, name) for module, name in
+            ((os, "memfd_create"), (os, "pidfd_open"), (signal, "pidfd_send_signal"))}  # fmt: skip
+
+
+def _user_ids() -> Iterator[int]:
+    """Numbers for workers, from a random one on: two scoring processes rarely meet on one."""
+    start = random.SystemRandom().randrange(_IDS - 1)
+    return (1 + (start + i) % (_IDS - 1) for i in itertools.count())
 
 
 _open_jails: "weakref.WeakSet[Jail]" = weakref.WeakSet()

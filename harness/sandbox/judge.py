@@ -141,8 +141,9 @@ def _rebuild(error: Any, op: str) -> BaseException:
     quiet = name in ("StopIteration", "StopAsyncIteration") and op != "next"
     plain = name in ("Exception", "BaseException") and own != name
     if isinstance(cls, type) and issubclass(cls, BaseException) and not quiet and not plain:
-        with contextlib.suppress(Exception):
-            return cls(text)
+        for kind in (c for c in cls.__mro__ if c is cls or c not in (Exception, BaseException, object)):
+            with contextlib.suppress(Exception):  # some want more than a text: UnicodeDecodeError comes as a UnicodeError
+                return kind(text)
     return RemoteError(f"{own}: {text}")
 
 

@@ -25,6 +25,7 @@ from .verdict import Cancelled, Job, Limits, SandboxUnavailable, Verdict
 _TICK = 0.25  # seconds between looks at the clock and at the cancel flag
 _KEEP = 4096  # bytes of a worker's output kept for error messages
 _STRETCH = 30  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
+_IDLE_LOOKS = 3  # after which nothing computes: at one look both processes may be between turns
 _LAST_WORDS = 0.5  # seconds for a worker to end by itself once its channel is closed, for its CPU time to be known
 _KILL_SECONDS = 60.0
 
@@ -285,6 +286,7 @@ class _Watch:
     pending: bytes = b""
     ready: float | None = None
     look: float = float("inf")
+    idle: int = 0
     seen: dict[int, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -326,9 +328,10 @@ class _Watch:
         if now > self.look:
             waited = now - self.ready
             computing = any(map(_computes, [*used.own, *_processes.usage(self.judge.pid).own]))
-            if waited > _STRETCH * self.limits.wall_seconds or not computing:
+            self.idle = 0 if computing else self.idle + 1
+            if waited > _STRETCH * self.limits.wall_seconds or self.idle == _IDLE_LOOKS:
                 return self._end("timeout", f"no result after {waited:.0f} s", limit="wall")
-            self.look = now + 1.0
+            self.look = now + (1.0 if computing else 0.0)
         return None
 
     def _message(self) -> dict[str, Any] | None:

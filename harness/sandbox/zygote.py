@@ -183,7 +183,7 @@ def _worker(settings: dict[str, Any], output: int, channel: list[int]) -> NoRetu
 def _confine(settings: dict[str, Any]) -> None:
     limits = settings["limits"]
     for which, value in (
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, 1),  # no file is so small, and unlike 0 it starts no program for core dumps either: core(5)
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NOFILE, 64),

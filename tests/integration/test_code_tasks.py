@@ -18,8 +18,11 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from t2.adapters.experts import CARD, shipped
+from t2.adapters.mixture import Mixture
 from t2.harness.errors import T2Error
 from t2.harness.fetch import FetchError, load_rows
+from t2.harness.fewshot.documents import marks
+from t2.harness.fewshot.mixture_file import MixtureFile, contaminated
 from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, Verdict, core
 from t2.tasks.humaneval import scoring as humaneval
 from t2.tasks.mbpp import scoring as mbpp
@@ -216,6 +219,15 @@ def test_no_document_of_mbpp_plus_is_its_own_shot() -> None:
     for number in (*shots, 6):
         prompt = task.fewshot_context(MBPP_PLUS_DOCS[0] | {"task_id": number}, 3)
         assert [shot for shot, name in shots.items() if f"def {name}(" in prompt] == [shot for shot in shots if shot != number]
+
+
+@pytest.mark.parametrize("asked", FORMS)
+@pytest.mark.parametrize("seen", FORMS)
+def test_a_question_is_known_again_in_every_task_of_its_benchmark(seen: str, asked: str) -> None:
+    shot = dict(zip(("sha256", "question_sha256", "question_id"), marks(ours(seen), ours(seen).eval_docs[1]), strict=True))
+    mixture = MixtureFile(Path("m.json"), {"documents": [shot]}, Mixture.base(), "")
+    same = seen.split("_")[0] == asked.split("_")[0]
+    assert contaminated(mixture, {asked: ours(asked)}, None, None) == ({asked: [1]} if same else {})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -105,7 +105,8 @@ assert root.left == root.left and root != root.left and root.left.left.left is N
 def test_exceptions_of_the_program_reach_the_tests_as_builtins(sandbox: Sandbox) -> None:
     code = (
         "class Own(Exception): pass\nclass Derived(ValueError): pass\n"
-        "def f(x):\n    raise {0: ValueError('v'), 1: KeyError('k'), 2: Own('o'), 3: Derived('d')}[x]"
+        "def f(x):\n    if x == 4: b'\\xff'.decode()\n    if x == 5: raise ExceptionGroup('g', [Own('o')])\n"
+        "    raise {0: ValueError('v'), 1: KeyError('k'), 2: Own('o'), 3: Derived('d')}[x]"
     )
     tests = """
 def raised(x):
@@ -115,6 +116,8 @@ assert raised(0) == ("ValueError", "v")
 assert raised(1)[0] == "KeyError"
 assert raised(2) == ("RemoteError", "Own: o")
 assert raised(3) == ("ValueError", "d")
+assert raised(4) == ("UnicodeError", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte")
+assert raised(5)[0] == "RemoteError"
 """
     assert sandbox.judge(code, tests, entry_point="f").passed
 
@@ -335,6 +338,43 @@ def test_a_warm_process_that_died_is_replaced() -> None:
     zygote.kill()
     zygote.wait()
     assert all(v.passed for v in sandbox.judge_many([Job("def f(): return 1", "assert f() == 1", "f")] * 4))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_warm_process_that_dies_while_it_judges_costs_a_second_try() -> None:
+    sandbox = Sandbox("bwrap", FAST)
+    sandbox.check()
+    zygote = core._jails["bwrap"]._zygote
+    assert zygote is not None
+    killer = threading.Timer(0.5, zygote.kill)
+    killer.start()
+    assert sandbox.judge("import time\ntime.sleep(1.5)\ndef f(): return 1", "assert f() == 1", entry_point="f").passed
+    assert core._jails["bwrap"]._zygote is not zygote
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("kind", ["bwrap", "process"])
+def test_a_python_built_for_an_old_c_library_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    with pytest.raises(SandboxUnavailable, match=r"needs os\.pidfd_open, which this Python \(/.*lacks"):
+        Sandbox(kind).check()  # type: ignore[arg-type]
+
+
+def test_a_containers_share_of_the_cores_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
+    assert core.usable_cores() == 96
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert core.usable_cores() == 96
+    (tmp_path / "cpu.max").write_text("350000 100000\n")
+    assert core.usable_cores() == 4
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    for name, value in (("quota", "200000"), ("period", "100000")):
+        (tmp_path / "cpu" / f"cpu.cfs_{name}_us").write_text(f"{value}\n")
+    assert core.usable_cores() == 2
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert core.usable_cores() == 96
 
 
 SLOW = "def f(n):\n total = 0\n for i in range(n): total += i\n return total"

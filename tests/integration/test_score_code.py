@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 
 from t2 import __version__
 from t2.harness import cli
+from t2.harness.errors import T2Error
 from t2.harness.sandbox import Job, Sandbox, SandboxUnavailable, UnusableTests, Verdict
 from t2.tasks import samples
+from t2.tasks.journal import Journal
 
 from .test_code_tasks import HUMANEVAL_DOCS, HUMANEVAL_PLUS_DOCS, MBPP_DOCS, Scripted, ours
 
@@ -323,6 +326,20 @@ def test_a_broken_sandbox_is_an_error_and_keeps_what_was_judged(
     judged = pretend(monkeypatch)
     assert cli.main(["score-code", str(path), "--quiet"]) == 0
     assert len(judged) == 2
+
+
+def test_a_full_disk_is_told_with_the_cure(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        says = r"verdicts: File too large\. The same command goes on"
+        with pytest.raises(T2Error, match=says), Journal(tmp_path / "verdicts", {}) as kept:
+            for i in range(20):
+                kept.add(i, "passed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Journal(tmp_path / "verdicts", {}) as kept:
+        assert list(kept.done) == list(range(len(kept.done))) and kept.done
 
 
 def test_two_runs_on_one_file_do_not_mix(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

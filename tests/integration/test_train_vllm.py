@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from t2.baselines.config import TrainConfig
 from t2.baselines.methods import adapter_config
-from t2.baselines.rollout import generate
+from t2.baselines.rollout import generate, prompt_ids
 from t2.harness.errors import T2Error
 
 from .test_train import TWO_PROCESSES, numbers, run, save_tiny  # noqa: F401 - `run` is a fixture
@@ -52,7 +52,9 @@ def test_it_samples_the_policy_and_notices_another(tmp_path, monkeypatch):
     base.save_pretrained(tiny)
     settings = config()
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    sampler = VllmSampler(str(tiny), settings)
+    longest = max(map(len, prompt_ids(base, tokenizer, PROMPTS, 6)))
+    sampler = VllmSampler(str(tiny), settings, longest + 6)
+    assert sampler._engine.config("max_model_len") == longest + 6
     for method in ("svf", "lora", "ia3"):
         model = policy(tiny, config(method=method, lora_dropout=0.0))
         for _ in range(2):

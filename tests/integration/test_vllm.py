@@ -463,7 +463,7 @@ def test_the_covered_families_are_those_tested():
     assert {AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(f))].__name__ for f in families} == set(COVERED)
 
 
-def test_what_cannot_be_served_is_refused_by_name(world, tmp_path):
+def test_what_cannot_be_served_is_refused_by_name(world, tmp_path, monkeypatch):
     base = save(tmp_path / "gemma", "gemma2", head_dim=32)
     tiny.save_expert(tmp_path / "experts" / "math", 1, base)
     with pytest.raises(T2Error, match=r"Gemma2ForCausalLM; under t2-vllm experts serve .*LlamaForCausalLM"):
@@ -483,6 +483,16 @@ def test_what_cannot_be_served_is_refused_by_name(world, tmp_path):
         engine(world.base, tensor_parallel_size=3)
     with pytest.raises(T2Error, match="mixture_cache_gib=-1 must be a number from 0"):
         engine(world.base, mixture_cache_gib=-1)
+    with pytest.raises(T2Error, match="kv_transfer_config cannot be combined with strategy=prompt"):
+        engine(world.base, world.experts, kv_transfer_config={"kv_connector": "LMCacheConnectorV1"})
+
+    def unreadable(*_, **__):
+        raise OSError("no file named model.safetensors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", unreadable)
+        with pytest.raises(T2Error, match=r"cannot be read by transformers, as experts need it .*OSError: no file named"):
+            engine(world.base)
     other = save(tmp_path / "other", hidden_size=128)
     with pytest.raises(T2Error, match="it is for another model"):
         engine(other, world.experts)
@@ -609,3 +619,14 @@ def test_the_default_model_is_loaded_in_what_is_fast(world, monkeypatch, slowdow
     lm = T2VLLM.__new__(T2VLLM)
     lm.on_default_model = default
     assert lm.host_arguments(world.base, given).get("dtype") == dtype
+
+
+def test_the_tokenizer_is_transformers_own(world):
+    from t2.harness.vllm_model import T2VLLM
+
+    lm = T2VLLM.__new__(T2VLLM)
+    lm.on_default_model = False
+    assert {lm.host_arguments(world.base, given)["tokenizer_mode"] for given in ({}, {"tokenizer_mode": "auto"})} == {"hf"}
+    assert lm.host_arguments(world.base, {"tokenizer_mode": "slow"})["tokenizer_mode"] == "slow"
+    with pytest.raises(T2Error, match="tokenizer_mode=mistral has no chat template"):
+        lm.host_arguments(world.base, {"tokenizer_mode": "mistral"})

@@ -191,12 +191,12 @@ def test_prompts_that_do_not_fit_are_told_once_with_their_number(caplog):
         model=tiny.model(positions=20),
         tokenizer=tiny.tokenizer(None),
     )
-    Run._tell_long_prompts(run)
+    assert Run._longest_prompt(run) == 12
     told = "3 of 6 prompts are cut on the left to 12 tokens, as in lm-eval: the model reads 20, and a reply has max_new_tokens=8."
     assert [record.getMessage() for record in caplog.records] == [told]
     run.max_new_tokens = run.model.config.max_position_embeddings = 4096
     run.model.config.max_position_embeddings += 4096
-    Run._tell_long_prompts(run)
+    assert Run._longest_prompt(run) == len("long " * 9)
     assert len(caplog.records) == 1
 
 
