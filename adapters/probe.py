@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .early_exit import decoder_layers
 from .errors import AdapterError
-from .experts import CARD
+from .experts import CARD, CONFIG
 from .files import write_whole
 from .svf import fingerprint
 
@@ -102,6 +102,22 @@ def load_probe(folder: Path) -> Probe:
     if not whole or not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise AdapterError(f"{folder} is not a whole probe: its numbers are not finite, or not as many as its card says. {cure}")
     return Probe(categories, layer, weight, bias, str(card.get("base_fingerprint")), sha256)
+
+
+def check_folder(folder: Path) -> None:
+    """See, before a probe is trained, that `folder` can take one; make it if need be.
+
+    Raises:
+        AdapterError: an expert lies there, whose card the probe's would replace, or the folder cannot be written to.
+    """
+    if (folder / CONFIG).exists():
+        raise AdapterError(f"{folder} is an expert's folder, whose {CARD} a probe's would replace: name another, {folder / 'probe'} say.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{CARD}.test", b"")
+        (folder / f"{CARD}.test").unlink()
+    except OSError as error:
+        raise AdapterError(f"{folder} cannot be written to ({error.strerror}): name another.") from None
 
 
 def save_probe(probe: Probe, folder: Path, card: Mapping[str, Any]) -> None:

@@ -175,6 +175,9 @@ def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, T
         if not equals:
             errors.append(f"{override!r} is not key=value")
             continue
+        if not value.strip():  # a shell's variable that is not set, most likely
+            errors.append(f"{override} gives no value; {key}=null means none")
+            continue
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -18,7 +18,7 @@ from .. import __version__
 from ..adapters.dispatch_probe import Reader
 from ..adapters.dispatch_prompt import OTHERS
 from ..adapters.early_exit import decoder_layers, mean_states
-from ..adapters.probe import Probe, layers_fingerprint, save_probe
+from ..adapters.probe import Probe, check_folder, layers_fingerprint, save_probe
 from ..harness.errors import T2Error
 from .probe_prompts import FORMS, labelled_prompts
 
@@ -48,7 +48,9 @@ def train_probe(model_name: str | None, output: Path, extra: Mapping[str, Path],
 
     Raises:
         T2Error: data or model cannot be had, or too few prompts.
+        AdapterError: `output` holds an expert, or cannot be written to.
     """
+    check_folder(output)
     started = time.monotonic()
     prompts = [*labelled_prompts(PER_CATEGORY, seed), *_from_files(extra)]
     model, tokenizer, base = _load(model_name)

@@ -12,6 +12,13 @@ from typing import Any
 from ..harness.errors import T2Error, nearest
 from .config import load_config, read_yaml
 
+_ELSEWHERE = {"seed": "seeds", "output": "output"}
+"""Settings of a run → what of the study gives them."""
+_OF_ALL = {"model": "pretrained", "dtype": "dtype"}
+"""Settings that go to every row → model argument."""
+_ASKS_OTHERWISE = {"num_fewshot", "system_instruction", "fewshot_as_multiturn", "gen_kwargs", "limit", "samples", "apply_chat_template"}
+"""Options of `t2 eval` that change what is asked, or of what."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -57,6 +64,11 @@ class Row:
     strategy: str | None = None
 
     @property
+    def is_base(self) -> bool:
+        """Whether it is the base model's."""
+        return self.run is None and self.strategy is None
+
+    @property
     def label(self) -> str:
         """Name of the row's files."""
         what = self.strategy or ("base" if self.run is None else f"{self.run}-seed{self.seed}")
@@ -96,8 +108,15 @@ def load_study(path: str | Path) -> Study:
                 errors.append(f"tasks of strategy {label!r} must be some of {values['tasks']}; got {own!r}")
     if values.get("lm", "t2") not in ("t2", "t2-vllm"):
         errors.append(f"lm is {values['lm']!r}; it can be t2 or t2-vllm")
-    if not isinstance(values.get("settings", {}), dict):
+    settings = values.get("settings", {})
+    if not isinstance(settings, dict):
         errors.append("settings must be a mapping")
+    else:
+        errors += [f"settings: {key} is the study's own {own}" for key, own in _ELSEWHERE.items() if key in settings]
+        if not runs:
+            errors += [f"settings: without runs only model and dtype are of use; got {key!r}" for key in settings if key not in _OF_ALL]
+        if isinstance(strategies, dict):
+            errors += list(_told_twice(settings, strategies))
     seeds = values.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         errors.append(f"seeds must be a list of whole numbers; got {seeds!r}")
@@ -109,15 +128,33 @@ def load_study(path: str | Path) -> Study:
     study = Study(**values)
     named: dict[str, str] = {}
     for run, seed in itertools.product(study.runs, study.seeds):
-        name = load_config(run, overrides(study, seed)).name  # every error now, not after hours
+        config = load_config(run, overrides(study, seed))  # every error now, not after hours
+        name = config.name
         if (other := named.setdefault(name, run)) != run:
             raise T2Error(
                 f"{path}: {other} and {run} have the same name, {name!r}, and would train in one folder: give each one of its own."
+            )
+        if study.lm == "t2-vllm" and config.method != "svf" and not study.settings.get("dtype"):
+            raise T2Error(
+                f"{path}: {run} is merged into the model for t2-vllm, which then might be scored in another precision than the base model: "
+                "say in settings which, dtype: float32 or dtype: bfloat16."
             )
     names = Counter(row.label for row in rows(study))
     if twice := [name for name, count in names.items() if count > 1]:
         raise T2Error(f"{path}: two rows would both be {twice[0]!r}: a seed is listed twice, or a name is like another.")
     return study
+
+
+def _told_twice(settings: dict[str, Any], strategies: dict[str, Any]) -> Iterator[str]:
+    """Yield what a strategy says that is the study's to say, so that all rows are scored alike."""
+    for label, options in strategies.items():
+        if not _is_strategy(options):
+            continue
+        for key in sorted(set(options) & _ASKS_OTHERWISE):
+            yield f"strategy {label!r}: {key} would ask it otherwise than the base model"
+        for key, argument in _OF_ALL.items():
+            if argument in options.get("model_args", {}) and key in settings:
+                yield f"strategy {label!r}: {argument} is in settings, as {key}, too; leave one out"
 
 
 def _names(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """The rows of a study: each is trained, scored by lm-eval on its full test set, and kept; what is made is not made again."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.dispatch_probe import SHIPPED as SHIPPED_PROBE
+from ..adapters.errors import AdapterError
 from ..adapters.experts import CARD, load_expert, shipped
 from ..adapters.files import write_whole
 from ..adapters.probe import load_probe
@@ -55,7 +57,7 @@ def run_study(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
         if study.lm == "t2-vllm" and (trouble := vllm_import.trouble()):
             raise T2Error(f"{missing[0].label}: lm is t2-vllm. {trouble[0]}: {trouble[1]}")
         together: dict[Any, list[Row]] = {}  # the rows of one adapter
-        for row in missing:
+        for row in sorted(missing, key=lambda row: not row.is_base):  # the base's first: no table without it
             together.setdefault(row if row.run is None else (row.run, row.seed), []).append(row)
         failed: list[str] = []
         _broken_off.clear()
@@ -100,24 +102,34 @@ def made(study: Study, row: Row) -> dict[str, Any] | None:
                 raise T2Error(
                     f"{path} is not a row of a study ({type(error).__name__}: {error}). Delete it, and it is made again."
                 ) from error
-            other = _another_expert(study, row, found)
+            other = _another(study, row, found)
             if settings == _settings(study, row) and other is None:
                 return found
             if path == file:
-                what = "with other settings than" if other is None else f"with another expert {other!r} than"
+                what = "with other settings than" if other is None else f"with another {other} than"
                 raise T2Error(f"{file} was made {what} study {study.name!r} has now. Move it away, or rename the study.")
     return None
 
 
-def _another_expert(study: Study, row: Row, found: Mapping[str, Any]) -> str | None:
-    """Name an expert that the strategy takes from a folder and that is not the one which the row was made with; None if there is none."""
-    named = _options(study, row).get("model_args", {}).get("experts")
-    try:
-        folders = parse_experts(named) or {}
-    except T2Error:
-        return None  # gone since: nothing says that it was another
-    hashes = found.get("experts") or {}
-    return next((name for name, folder in folders.items() if name in hashes and load_expert(folder).sha256 != hashes[name]), None)
+def _another(study: Study, row: Row, found: Mapping[str, Any]) -> str | None:
+    """Name what the strategy takes from a folder and what is not what the row was made with; None if there is nothing such."""
+    options, hashes = _options(study, row), found.get("experts") or {}
+    named = options.get("model_args", {})
+    with contextlib.suppress(T2Error, AdapterError):  # gone since: nothing says that it was another
+        experts = {name: load_expert(folder) for name, folder in (parse_experts(named.get("experts")) or {}).items()}
+        answering = {name: expert.sha256 for name, expert in experts.items() if not expert.is_classifier}
+        then = hashes if answering and options["strategy"] != "cls" else answering  # a classifier need not lie among them
+        for name in sorted({*answering, *then}) if hashes else ():
+            if hashes.get(name) != answering.get(name):
+                return f"expert {name!r}"
+    with contextlib.suppress(T2Error, AdapterError):
+        classifier = named.get("classifier") and load_expert(Path(named["classifier"]))
+        if classifier and hashes and classifier.sha256 not in hashes.values():
+            return "classifier"
+    with contextlib.suppress(T2Error, AdapterError):
+        if named.get("probe") and found.get("probe") and load_probe(Path(named["probe"])).sha256 != found["probe"]:
+            return "probe"
+    return None
 
 
 def _make(study: Study, rows: Sequence[Row]) -> tuple[dict[Row, dict[str, Any]], list[str]]:
@@ -194,7 +206,7 @@ def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
         )
     results = json.loads(wrote[0][0].read_text(encoding="utf-8"))
     metric = _metric(results, row.task)
-    keys = {key.partition(",")[0]: key for key in reversed(results["results"][row.task])}  # of a metric's filters the first
+    keys = _reported(results, row.task)
     samples = [json.loads(line) for line in wrote[1][0].read_text(encoding="utf-8").split("\n") if line]  # replies may hold U+2028
     if part := next((s for s in samples if f"{metric},{s['filter']}" == keys[metric] and s[metric] not in (0, 1)), None):
         raise T2Error(
@@ -219,10 +231,12 @@ def _score(study: Study, row: Row, adapter: Path | None) -> dict[str, Any]:
         "extracted": score[keys["extracted"]] if "extracted" in keys else None,
         "documents": len(right),
         "task_hash": results.get("task_hashes", {}).get(row.task),
+        "task_version": results.get("versions", {}).get(row.task),
         "outcomes": "".join(right.get(i, "-") for i in range(total)),  # for paired tests; - is one that the few-shot search has seen
         "passes": results.get("t2", {}).get("passes", {}).get(row.task),
         **_search(study, row),
         "experts": results.get("t2", {}).get("experts"),  # name → sha256
+        "probe": results.get("t2", {}).get("probe"),  # sha256
         "scored_on": _machine(results),
         "command": command,
     }
@@ -279,10 +293,24 @@ def _search(study: Study, row: Row) -> dict[str, Any]:
     return {"search": {**{key: found[key] for key in kept}, "evaluated": evaluated}}
 
 
+def _reported(results: Mapping[str, Any], task: str) -> dict[str, str]:
+    """Return metric → its key in lm-eval's results, of several filters the first."""
+    keys = [key for key in results["results"][task] if "," in key and not key.partition(",")[0].endswith("_stderr")]
+    return {key.partition(",")[0]: key for key in reversed(keys)}
+
+
 def _metric(results: Mapping[str, Any], task: str) -> str:
-    """Return the task's first 0/1 metric, the one that is compared."""
-    listed = [m["metric"] for m in results["configs"][task]["metric_list"] if isinstance(m["metric"], str)]
-    return next(m for m in listed if m != "extracted")
+    """Return the task's first metric, the one that is compared.
+
+    Raises:
+        T2Error: it reports none.
+    """
+    keys = _reported(results, task)
+    listed = [str(m["metric"]) for m in results["configs"][task].get("metric_list") or []]  # of a function's lm-eval keeps the source
+    found = next((m for m in [*listed, *reversed(keys)] if m in keys and m != "extracted"), None)
+    if found is None:
+        raise T2Error(f"{task} reports no metric: score it by lm_eval and `t2 report`.")
+    return found
 
 
 def _card(row: Row, adapter: Path | None) -> dict[str, Any]:

@@ -21,13 +21,13 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
     The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test, corrected by Holm over
     the rows of a table. Documents that a few-shot search has seen are left out on both sides. Validation is before → after, the best of a
     run's validations. Seconds are those of training, or of a few-shot search. Where the paper has the task, its figures for Llama3-8B
-    stand beside, marked †.
+    stand beside, marked †. A task whose base model has not been scored yet has a line that says so in the table's place.
 
     Args:
         rows: of `t2.baselines.study_rows.run_study`.
 
     Raises:
-        ReportError: a task has no row of the base model, or rows scored other documents than it.
+        ReportError: rows scored other documents than the base model, or asked otherwise.
     """
     return "\n\n".join(_table(task, [r for r in rows if r["task"] == task]) for task in dict.fromkeys(r["task"] for r in rows))
 
@@ -35,22 +35,26 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
 def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
     base = next((r for r in rows if r["method"] == "base"), None)
     if base is None:
-        raise ReportError(f"{task} has no row of the base model, which its scores are compared with.")
+        return f"**{escape(task)}**: there is no row of the base model yet, which the scores of {len(rows)} others are compared with."
     others = [r for r in rows if r is not base]
     for row in others:
         whole = "-" not in base["outcomes"] + row["outcomes"]  # lm-eval's hash is of the documents that were scored, all or not
         if len(row["outcomes"]) != len(base["outcomes"]) or (whole and row["task_hash"] != base["task_hash"]):
             of = row["run"] and f"{row['run']}, seed {row['seed']}"
-            raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model.")
+            raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model, or by other prompts.")
     p_values = holm([_p(base["outcomes"], row["outcomes"]) for row in others])
     benchmark, figures = study_figures(task)
     lines = [_line(base, base, None, figures)]
     lines += [_line(row, base, p, figures) for row, p in zip(others, p_values, strict=True)]
+    if len({(line["Method"], line["Seed"]) for line in lines}) == len(lines):  # else configurations of one method are told apart
+        lines = [line | {"Run": ""} for line in lines]
     header = [name for name in lines[0] if any(line[name] for line in lines)]
     title = f"**{escape(task)}** ({escape(base['metric'])}, {base['documents']} documents)"
     if _DAGGER in header:
         title += f"; † the paper's figures: Llama3-8B-Instruct on {benchmark}"
-    return f"{title}\n\n{table(header, [[line[name] for name in header] for line in lines])}"
+    versions = [str(row.get("task_version", "not kept")) for row in [base, *others]]
+    note = f"\n\nScored by several versions of the task, in the order of the rows: {', '.join(versions)}." if len({*versions}) > 1 else ""
+    return f"{title}\n\n{table(header, [[line[name] for name in header] for line in lines])}{note}"
 
 
 def _p(base: str, run: str) -> float:
@@ -73,6 +77,7 @@ def _line(row: Mapping[str, Any], base: Mapping[str, Any], p: float | None, figu
     method = ", ".join(part for part in (_NAMES.get(row["method"], row["method"]), row.get("objective")) if part)
     line = {
         "Method": method,
+        "Run": row["run"] or "",
         "Seed": "" if row["seed"] is None else str(row["seed"]),
         "Parameters": f"{row['parameters']:,}" if "parameters" in row else "",
         "Test, % [95%]": f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]",

@@ -17,6 +17,7 @@ import torch
 
 from ...adapters.bank import layer_of
 from ...adapters.errors import AdapterError
+from ...adapters.experts import load_expert, shipped
 from ...adapters.mixture import Mixture
 from ...adapters.search import AlphaSpace, Outcome, Search, SearchResult, make_optimiser
 from ...adapters.search.space import Candidate
@@ -128,7 +129,7 @@ def adapt(options: AdaptOptions) -> Path:
     """
     settings = options.settings()
     if options.output.exists():
-        _check_finished(options.output, settings)
+        _check_finished(options, settings)
         return options.output
     check_writable(options.output)  # told before hours of search
     model = _model_class(options.model)  # before any task, whose imports can bring the distutils that vLLM's do not bear
@@ -153,16 +154,26 @@ def _release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _check_finished(path: Path, settings: dict[str, Any]) -> None:
-    cure = "Choose another --output (of `t2 eval`: --mixtures), or delete it."
+def _check_finished(options: AdaptOptions, settings: dict[str, Any]) -> None:
+    from ..strategy import parse_experts
+
+    path, cure = options.output, "Choose another --output (of `t2 eval`: --mixtures), or delete it."
     try:
-        made = read_mixture(path).data.get("settings")
+        found = read_mixture(path).data
+        made = found.get("settings")
     except T2Error as error:
         raise T2Error(f"{path} is there already, and is no whole mixture file ({error}). {cure}") from None
     if made != settings:
         old = made if isinstance(made, dict) else {}
         other = [name for name in {**settings, **old} if settings.get(name) != old.get(name)]
         raise T2Error(f"{path} is there already, made with another {', '.join(other)}. {cure}")
+    named = parse_experts(options.model_args.get("experts"))
+    experts = {name: load_expert(folder) for name, folder in (named or shipped()).items()}
+    now = {name: expert.sha256 for name, expert in experts.items() if not expert.is_classifier}
+    then = {name: about.get("sha256") for name, about in found["experts"].items()}
+    # of shipped experts a search has those that fit its model
+    if other := [name for name in sorted({*then, *(now if named else ())}) if then.get(name) != now.get(name)]:
+        raise T2Error(f"{path} is there already, made when {', '.join(map(repr, other))} was another expert, or was not there. {cure}")
     log.info("%s is there already, made with these settings: nothing to do.", path)
 
 

@@ -507,6 +507,23 @@ def test_a_finished_search_is_not_repeated_and_not_overwritten(world, tmp_path):
         adapt(options(world, path, iterations=2, seed=1))
 
 
+def test_a_finished_search_over_other_experts_is_not_taken(world, tmp_path):
+    experts = tmp_path / "experts"
+    shutil.copytree(world.experts, experts)
+    there = SimpleNamespace(**{**vars(world), "experts": str(experts)})
+    path = adapt(options(there, tmp_path / "m.json", iterations=1))
+    before = path.read_bytes()
+    assert adapt(options(there, path, iterations=1)).read_bytes() == before
+    shutil.copytree(experts / "code", experts / "law")
+    with pytest.raises(T2Error, match=r"made when 'law' was another expert, or was not there\. Choose another --output"):
+        adapt(options(there, path, iterations=1))
+    shutil.rmtree(experts / "law")
+    shutil.rmtree(experts / "code")
+    tiny.save_expert(experts / "code", 77, Path(world.base))
+    with pytest.raises(T2Error, match="made when 'code' was another expert"):
+        adapt(options(there, path, iterations=1))
+
+
 def test_forms_are_chosen_on_documents_held_out_for_it(world, tmp_path):
     forms = ("normalised", "free", "normalised-by-layer", "free-by-layer")
     made = read_mixture(adapt(options(world, tmp_path / "m.json", "tiny_alone", forms=forms, select=4, iterations=3)))

@@ -449,6 +449,11 @@ def test_overrides_and_scientific_notation(tmp_path):
     assert (loaded.lr, loaded.steps, loaded.max_new_tokens, loaded.kl_coef) == (2e-3, 7, None, 0.0)
 
 
+def test_a_setting_without_a_value_is_not_taken_for_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"model= gives no value; model=null means none"):
+        load_config(write(tmp_path, "name: x\ntask: gsm8k\nmodel: org/mine\n"), ["model="])
+
+
 @pytest.mark.parametrize(("text", "message"), [("[1]", "must be a mapping"), ("a: [", "is not YAML"), ("task: gsm8k", "name is required")])
 def test_broken_files(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):

@@ -1,6 +1,7 @@
 """The probe: nothing after its layer, the right numbers, files that are whole, and train splits only."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from t2.adapters import dispatch_probe
 from t2.adapters.dispatch_forms import Setup, make_form
 from t2.adapters.early_exit import decoder_layers, mean_states
 from t2.adapters.errors import AdapterError
+from t2.adapters.experts import shipped
 from t2.adapters.probe import Probe, layers_fingerprint, load_probe, save_probe
 from t2.baselines import probe as training
 from t2.baselines import probe_prompts
@@ -103,6 +105,20 @@ def test_damaged_files_are_named(model, tmp_path):
     save_probe(broken, tmp_path, {})
     with pytest.raises(AdapterError, match="not finite"):
         load_probe(tmp_path)
+
+
+def test_the_folder_is_looked_at_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "labelled_prompts", lambda *_: pytest.fail("it is being trained"))
+    expert = tmp_path / "math"
+    shutil.copytree(shipped()["math"], expert)
+    card = (expert / "card.json").read_bytes()
+    with pytest.raises(
+        AdapterError, match=r"math is an expert's folder, whose card\.json .*: name another, .*/probe say"
+    ):
+        training.train_probe(None, expert, {})
+    assert (expert / "card.json").read_bytes() == card
+    with pytest.raises(AdapterError, match="/proc/none cannot be written to"):
+        training.train_probe(None, Path("/proc/none"), {})
 
 
 def rows(dataset: str, n: int = 60) -> list[dict]:

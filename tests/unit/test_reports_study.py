@@ -37,12 +37,30 @@ def test_a_base_score_of_zero_has_no_normalised_scores():
 
 
 def test_rows_that_cannot_be_compared_are_refused():
-    with pytest.raises(ReportError, match="no row of the base model"):
-        study_tables([row("arc-lora")])
     with pytest.raises(ReportError, match="arc-lora, seed 1: scored on other documents"):
         study_tables([row(), row("arc-lora", "01")])
     with pytest.raises(ReportError, match="other documents"):
         study_tables([row(), row("arc-lora", task_hash="b")])
+
+
+def test_a_task_without_its_base_row_keeps_no_other_from_its_table():
+    tables = study_tables([row("arc-lora", task="first"), row("arc-svf", task="first"), row(), row("arc-lora")])
+    assert tables.startswith(
+        "**first**: there is no row of the base model yet, which the scores of 2 others are compared with.\n\n**arc** ("
+    )
+    assert len(tables.splitlines()) == 8
+
+
+def test_configurations_of_one_method_are_told_apart():
+    cells = cells_of(study_tables([row(), row("arc-lora"), row("mine.yaml")]))
+    assert cells[2][:3] == ["Method", "Run", "Seed"] and [line[1] for line in cells[4:]] == ["", "arc-lora", "mine.yaml"]
+
+
+def test_rows_of_several_versions_of_the_task_are_told():
+    note = "Scored by several versions of the task, in the order of the rows: "
+    assert study_tables([row(task_version=1.1), row("a", task_version=1.2)]).endswith(f"\n\n{note}1.1, 1.2.")
+    assert study_tables([row(), row("a", task_version=1.2)]).endswith(f"{note}not kept, 1.2.")
+    assert note not in study_tables([row(task_version=1.1), row("a", task_version=1.1)]) + study_tables([row(), row("a")])
 
 
 def test_a_table_of_strategies_has_seconds_of_both_passes_and_no_columns_of_training():

@@ -12,6 +12,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from t2.adapters.experts import load_expert, shipped
+from t2.adapters.probe import load_probe
 from t2.baselines import study_rows
 from t2.baselines.run_folder import hold
 from t2.baselines.study import Row, load_study, rows
@@ -116,6 +117,28 @@ def test_all_errors_of_a_study_at_once(tmp_path):
         load_study(write(tmp_path, "name: [\n"))
     with pytest.raises(T2Error, match="another label"):
         load_study(write(tmp_path, "name: x\nstrategies: {base: {strategy: base}}\ntasks: [arc_easy_text]\n"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("strategies: {a: {strategy: prompt, num_fewshot: 5}}", "strategy 'a': num_fewshot would ask it otherwise than the base model"),
+        (
+            "strategies: {a: {strategy: prompt, model_args: {dtype: bfloat16}}}\nsettings: {dtype: float32}",
+            "strategy 'a': dtype is in settings, as dtype, too; leave one out",
+        ),
+        (
+            "strategies: {a: {strategy: prompt, model_args: {pretrained: x}}}\nsettings: {model: y}",
+            "strategy 'a': pretrained is in settings, as model, too",
+        ),
+        ("strategies: {a: {strategy: prompt}}\nsettings: {dtpye: float32}", "without runs only model and dtype are of use; got 'dtpye'"),
+        ("runs: {reasoning: arc_easy_text}\nsettings: {seed: 3}", "settings: seed is the study's own seeds"),
+        ("lm: t2-vllm\nruns: {reasoning-lora: arc_easy_text}", "reasoning-lora is merged into the model for t2-vllm.*dtype: float32 or"),
+    ],
+)
+def test_what_would_score_rows_unlike_is_refused(tmp_path, more, message):
+    with pytest.raises(T2Error, match=message):
+        load_study(write(tmp_path, f"name: x\ntasks: [arc_easy_text]\n{more}\n"))
 
 
 def test_two_configurations_of_one_name_are_refused(tmp_path):
@@ -417,6 +440,40 @@ def test_a_row_of_another_expert_is_not_taken(tmp_path, monkeypatch):
     file.rename(published)
     monkeypatch.setattr(study_rows, "__file__", str(tmp_path / "study_rows.py"))
     assert study_rows.made(study, own) is None  # made again
+
+
+def test_a_row_of_another_probe_or_of_fewer_experts_is_not_taken(tmp_path):
+    experts, probe = tmp_path / "experts", tmp_path / "probe"
+    for name in ("math", "code"):
+        shutil.copytree(shipped()[name], experts / name)
+    shutil.copytree(study_rows.SHIPPED_PROBE, probe)
+    named = f"{{experts: {experts}, dispatch: probe, probe: {probe}}}"
+    text = f"name: x\nstrategies: {{own: {{strategy: prompt, model_args: {named}}}}}\ntasks: [arc_easy_text]\noutput: {tmp_path}\n"
+    study = load_study(write(tmp_path, text))
+    own = list(rows(study))[1]
+    file = study.folder / "rows" / f"{own.label}.json"
+    file.parent.mkdir(parents=True)
+    hashes = {name: load_expert(experts / name).sha256 for name in ("code", "math")}
+    row = {"experts": hashes, "probe": load_probe(probe).sha256, "settings": study_rows._settings(study, own)}
+    for other, what in (({"probe": "0" * 64}, "probe"), ({"experts": {"code": hashes["code"]}}, "expert 'math'"),
+                        ({"experts": {**hashes, "law": "0" * 64}}, "expert 'law'")):  # fmt: skip
+        file.write_text(json.dumps(row | other))
+        with pytest.raises(T2Error, match=f"made with another {what} than study 'x' has now"):
+            study_rows.made(study, own)
+    file.write_text(json.dumps(row))
+    assert study_rows.made(study, own) == row
+
+
+def test_a_metric_is_one_that_was_reported():
+    def results(metric_list, *keys):
+        return {"results": {"t": dict.fromkeys(("alias", *keys), 0.5)}, "configs": {"t": metric_list}}
+
+    functions = {"metric_list": [{"metric": "def pass_at_k(…): …"}]}
+    assert study_rows._metric(results(functions, "pass@1,create_test", "pass@1_stderr,create_test"), "t") == "pass@1"
+    assert study_rows._metric(results({}, "extracted,none", "acc,none", "f1,none"), "t") == "acc"
+    assert study_rows._metric(results({"metric_list": [{"metric": "f1"}]}, "acc,none", "f1,none"), "t") == "f1"
+    with pytest.raises(T2Error, match="t reports no metric"):
+        study_rows._metric(results(functions), "t")
 
 
 def test_a_study_that_needs_vllm_says_so_before_anything_is_trained(tmp_path, monkeypatch):
