@@ -112,9 +112,7 @@ def test_the_folder_is_looked_at_before_anything_is_trained(tmp_path, monkeypatc
     expert = tmp_path / "math"
     shutil.copytree(shipped()["math"], expert)
     card = (expert / "card.json").read_bytes()
-    with pytest.raises(
-        AdapterError, match=r"math is an expert's folder, whose card\.json .*: name another, .*/probe say"
-    ):
+    with pytest.raises(AdapterError, match=r"math is an expert's folder, whose card\.json .*: name another, .*/probe say"):
         training.train_probe(None, expert, {})
     assert (expert / "card.json").read_bytes() == card
     with pytest.raises(AdapterError, match="/proc/none cannot be written to"):
