@@ -50,9 +50,9 @@ def train_probe(model_name: str | None, output: Path, extra: Mapping[str, Path],
         T2Error: data or model cannot be had, or too few prompts.
         AdapterError: `output` holds an expert, or cannot be written to.
     """
-    check_folder(output)
     started = time.monotonic()
     prompts = [*labelled_prompts(PER_CATEGORY, seed), *_from_files(extra)]
+    check_folder(output)
     model, tokenizer, base = _load(model_name)
     reader = Reader(tokenizer)
     # the first tenth of the layers: what comes later costs more than a probe may

@@ -108,7 +108,8 @@ def test_damaged_files_are_named(model, tmp_path):
 
 
 def test_the_folder_is_looked_at_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "labelled_prompts", lambda *_: pytest.fail("it is being trained"))
+    monkeypatch.setattr(training, "labelled_prompts", lambda *_: [])
+    monkeypatch.setattr(training, "_load", lambda *_: pytest.fail("it is being trained"))
     expert = tmp_path / "math"
     shutil.copytree(shipped()["math"], expert)
     card = (expert / "card.json").read_bytes()

@@ -297,7 +297,10 @@ def test_a_search_on_mbpp_draws_from_its_train_split(name: str, tmp_path: Path, 
     metadata = load_yaml(OURS / "mbpp" / f"{name}.yaml", resolve_func=False)["metadata"]
     rows = [{"task_id": i, "text": f"Add {i}."} for i in range(601, 605)]
     monkeypatch.setattr("t2.harness.fewshot.documents.load_rows", lambda data, split: {("mbpp", "train"): rows}[data, split])
-    config = SimpleNamespace(task=name, test_split="test", validation_split=None, training_split=None, metadata=metadata)
+    config = SimpleNamespace(
+        task=name, test_split="test", validation_split=None, training_split=None, metadata=metadata,
+        dataset_path="google-research-datasets/mbpp",
+    )  # fmt: skip
     task = SimpleNamespace(
         config=config, has_test_docs=lambda: True, has_training_docs=lambda: False, has_validation_docs=lambda: False,
         fewshot_cfg=SimpleNamespace(split=None, samples=len), eval_docs=[{"task_id": 11, "text": "Add 11."}],
