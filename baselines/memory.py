@@ -7,6 +7,15 @@ _M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 _THRESHOLD = 2**20  # bytes
 
 
+def return_free_pages() -> None:
+    """Give the heap's pages that nothing lies in any more back to the system, where this C library can.
+
+    What is below the threshold of `return_freed_tensors` lies there: keys and values of short replies, activations of a few tokens.
+    """
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # musl has none
+        trim(0)
+
+
 def return_freed_tensors() -> bool:
     """Have tensors of a megabyte and more go back to the system when they are freed; return whether this C library can be told so.
 

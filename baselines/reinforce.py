@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GradientCheckpointingLayer
 
+from .memory import return_free_pages
 from .rollout import Rollouts
 
 
@@ -97,7 +98,7 @@ def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
     return output.logits
 
 
-def _terms(
+def _terms(  # noqa: D417 - the last three are those of `loss_gradient`
     logits: Tensor, reference: Tensor | None, ids: Tensor, weight: Tensor, kl_coef: float, temperature: float, kl_form: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradient of λ KL - weight · log π(token) with respect to n tokens' logits, float32 ``[n, V]``, log π and KL, each ``[n]``.
@@ -106,19 +107,20 @@ def _terms(
     ∂ KL(p ‖ q) = p ((log p - log q) - KL), ∂ KL(q ‖ p) = p - q, and ∂ k3 = (1 - q_a / p_a) (1_a - p), all over the temperature.
 
     Args:
-        logits, reference: ``[n, V]``, overwritten where they are float32; no reference without KL.
-        ids, weight: ``[n]``.
-        kl_coef, temperature, kl_form: see `loss_gradient`.
+        logits: ``[n, V]``, overwritten where they are float32.
+        reference: likewise; None without KL.
+        ids: ``[n]``.
+        weight: ``[n]``.
     """
     token = ids.unsqueeze(1)
     logp = _log_softmax(logits, temperature)
     chosen, kl = logp.gather(1, token), torch.zeros_like(weight).unsqueeze(1)
-    p = logp.exp()
     weight = weight.unsqueeze(1)
     if reference is None:
-        gradient = p.mul_(weight)
+        gradient = logp.exp_().mul_(weight)
     else:
         ref = _log_softmax(reference, temperature)
+        p = logp.exp()
         if kl_form == "k3":  # http://joschu.net/blog/kl-approx.html
             ratio = ref.gather(1, token) - chosen
             kl = ratio.exp() - ratio - 1
@@ -156,7 +158,7 @@ def loss_gradient(
     """Return the gradient of Σ (-advantage · log π + λ KL) over the reply tokens with respect to `states`, and both terms.
 
     Works through `chunk` logits at a time (one token at least), so that of the float32 ``[tokens, V]`` tensors that a softmax and its
-    gradient need, four at most, and with a head of the logits too, only 16 MiB each exist at once (a head's weight is read anew for each
+    gradient need, three at most, and with a head of the logits too, only 16 MiB each exist at once (a head's weight is read anew for each
     chunk: smaller ones are slower). Where there is a reference the gradient takes its place in memory.
 
     Args:
@@ -270,6 +272,7 @@ def accumulate_gradient(
         gradient, logp, kl = loss_gradient(states, ref, part, advantage[index] / total, kl_coef / total, temperature, kl_form, head)
         states.backward(gradient)
         del ref, states, gradient  # the next pass makes as much again
+        return_free_pages()
         logp_sum += float(logp.sum()) / total
         kl_sum += float(kl.sum()) / total
         loss_sum += float(kl_coef * kl.sum() - (advantage[index].to(logp) * logp.sum(1)).sum()) / total

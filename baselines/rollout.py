@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..harness.errors import T2Error
+from .memory import return_free_pages
 
 
 @dataclass
@@ -116,6 +117,7 @@ def generate(
     stop = end_ids(model, tokenizer)
     how = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop, **sampling}
     ids = model.generate(input_ids=asked, attention_mask=mask, **how)  # type: ignore[operator]
+    return_free_pages()
     reply = ids[:, width:]
     ends = torch.isin(reply, torch.tensor(stop, device=device))
     # a token belongs to the reply if no end-of-text came before it
