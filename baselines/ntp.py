@@ -2,13 +2,17 @@
 
 import copy
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..harness.errors import T2Error
+from .reinforce import passes
 from .rollout import prompt_ids, reply_end
 from .run import Run
 
@@ -38,9 +42,10 @@ def train_by_next_token(run: Run) -> None:
     end = reply_end(run.model, run.tokenizer)
     prompts = prompt_ids(run.model, run.tokenizer, run.prompts(docs), run.max_new_tokens)
     rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(prompts, docs, strict=True)]
-    trainer = Trainer(
+    trainer = _InPasses(
+        run.config.tokens_per_pass,
         model=run.model,
-        args=_arguments(run, max(len(row["input_ids"]) for row in rows)),
+        args=_arguments(run),
         train_dataset=rows,  # type: ignore[arg-type]
         data_collator=_collator(run.tokenizer),
         callbacks=[_Progress(run)],
@@ -64,16 +69,36 @@ def _collator(tokenizer: Any) -> DataCollatorForSeq2Seq:
     return DataCollatorForSeq2Seq(own, padding="longest")
 
 
-def _arguments(run: Run, longest: int) -> TrainingArguments:
+class _InPasses(Trainer):
+    """Takes a step's documents in passes of `tokens_per_pass` tokens, sorted by length: a long one widens its own pass alone."""
+
+    def __init__(self, tokens_per_pass: int, **options: Any) -> None:
+        super().__init__(compute_loss_func=_loss, **options)
+        self.tokens_per_pass = tokens_per_pass
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Add up gradient and loss of a process's share of a step; the processes' gradients are averaged at its last pass."""
+        lengths = inputs["attention_mask"].sum(1)
+        groups = list(passes(torch.zeros_like(lengths), lengths, self.tokens_per_pass))
+        losses = []
+        for index in groups:
+            part = {name: values[index, : int(lengths[index].max())] for name, values in inputs.items()}
+            with nullcontext() if index is groups[-1] else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+
+def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Return a pass's part of the mean over all tokens that the step learns, for any model: some give the mean over a pass."""
+    return ForCausalLMLoss(outputs["logits"], labels, outputs["logits"].shape[-1], num_items_in_batch=num_items_in_batch)
+
+
+def _arguments(run: Run) -> TrainingArguments:
     config = run.config
-    share = config.prompts_per_step // run.processes.count
-    fitting = max(1, config.tokens_per_pass // longest)
-    batch = max(n for n in range(1, share + 1) if share % n == 0 and n <= fitting)
     arguments = TrainingArguments(
         output_dir=str(run.folder.path / "checkpoints"),
         max_steps=config.steps,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=share // batch,
+        per_device_train_batch_size=config.prompts_per_step // run.processes.count,
         optim="adamw_torch",
         learning_rate=config.lr,
         lr_scheduler_type="cosine",

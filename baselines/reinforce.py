@@ -196,14 +196,18 @@ def loss_gradient(
     return gradient, logp.view_as(rollouts.reply_mask), kl.view_as(rollouts.reply_mask)
 
 
-def passes(rollouts: Rollouts, tokens_per_pass: int) -> Iterator[Tensor]:
-    """Yield indices ``[b]`` of replies, sorted by length, whose padded size stays within the token budget (one reply at least)."""
-    replies = rollouts.reply_mask.sum(1).long()
-    prompts = rollouts.mask.sum(1) - replies
+def passes(prompts: Tensor, replies: Tensor, tokens_per_pass: int) -> Iterator[Tensor]:
+    """Yield indices ``[b]`` of rows, sorted by length, whose padded size stays within the token budget (one row at least).
+
+    Args:
+        prompts: ``[B]``, tokens of each that are padded on the left.
+        replies: ``[B]``, tokens after them, padded on the right.
+        tokens_per_pass: the budget.
+    """
     group: list[int] = []
     for i in torch.argsort(prompts + replies, descending=True).tolist():
         widened = [*group, i]
-        width = int(prompts[widened].max() + replies[widened].max())  # prompts are padded on the left, replies on the right
+        width = int(prompts[widened].max() + replies[widened].max())
         if group and len(widened) * width > tokens_per_pass:
             yield torch.tensor(group)
             widened = [i]
@@ -262,7 +266,8 @@ def accumulate_gradient(
     loss_sum = kl_sum = logp_sum = 0.0
     head = plain_head(model, rollouts)
     forward = reply_logits if head is None else functools.partial(reply_states, head=head)
-    for index in passes(rollouts, tokens_per_pass):
+    replies = rollouts.reply_mask.sum(1).long()
+    for index in passes(rollouts.mask.sum(1) - replies, replies, tokens_per_pass):
         part = rollouts.rows(index)
         ref = None
         if kl_coef > 0:

@@ -4,10 +4,10 @@
 
 64 GSM8K prompts, up to 128 new tokens, KL on, in float32, on the GPU if there is one. The reference procedure takes one sample at a time,
 forward and backward. It keeps the whole log-softmax of prompt and reply, for policy and base, and rebuilds each weight as
-(U diag(z σ)) Vᵀ, from which autograd goes back to z. Ours takes settings that save memory (FRUGAL); those for a GPU have not been measured
-on one. The reference answers one prompt at a time as well, with the weights rebuilt once; as each prompt costs it the same,
-T2_BENCH_REFERENCE may limit it to the first so many. Both halves of the step are printed apart, so that it shows what each adds. Each
-procedure runs in a process of its own, whose peak of resident memory is the kernel's, or of a GPU's memory PyTorch's.
+(U diag(z σ)) Vᵀ, from which autograd goes back to z. Ours takes settings that save memory (FRUGAL). The reference answers one prompt at a
+time as well, with the weights rebuilt once; as each prompt costs it the same, T2_BENCH_REFERENCE may limit it to the first so many. Both
+halves of the step are printed apart, so that it shows what each adds. Each procedure runs in a process of its own, whose peak of resident
+memory is the kernel's, or of a GPU's memory PyTorch's.
 """
 
 import json

@@ -171,11 +171,13 @@ def test_recomputed_layers_drop_nothing_out_where_the_rate_is_their_own():
 
 def test_passes_cover_every_reply_once_within_the_budget():
     r = rollouts()
-    groups = list(passes(r, 12))
+    replies = r.reply_mask.sum(1).long()
+    prompts = r.mask.sum(1) - replies
+    groups = list(passes(prompts, replies, 12))
     assert sorted(i for g in groups for i in g.tolist()) == [0, 1, 2, 3]
     for g in groups:
         assert len(g) == 1 or r.rows(g).ids.numel() <= 12
-    assert [len(g) for g in passes(r, 1)] == [1, 1, 1, 1]
+    assert [len(g) for g in passes(prompts, replies, 1)] == [1, 1, 1, 1]
 
 
 def test_rows_cut_common_padding():

@@ -37,6 +37,33 @@ def test_solutions_are_padded_on_the_right_whatever_side_a_rollout_has_set(side)
     assert tokenizer.padding_side == side
 
 
+def test_a_long_document_widens_its_own_pass_alone_and_the_gradient_is_that_of_the_whole_step(tmp_path):
+    model: Any = tiny.model()
+    lengths = [3, 12, 5, 4, 2]
+    ids = [torch.randint(5, 40, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in lengths]
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": [-100, *row[1:]]} for row in ids]
+    config, one = TrainConfig("x", "y", prompts_per_step=len(rows)), SimpleNamespace(count=1)
+    run: Any = SimpleNamespace(config=config, processes=one, folder=SimpleNamespace(path=tmp_path))
+    try:
+        collator = ntp._collator(tiny.tokenizer())
+        trainer = ntp._InPasses(14, model=model, args=ntp._arguments(run), train_dataset=rows, data_collator=collator)
+        seen = []
+        model.register_forward_pre_hook(lambda _, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True)
+        (batch,), tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, torch.device("cpu"))
+        assert batch["input_ids"].shape == (5, 12) and tokens == sum(lengths) - len(lengths)
+        loss = trainer.training_step(model, batch, tokens)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert seen == [(1, 12), (2, 5), (2, 3)]
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    whole = model(**collator(rows)).loss
+    whole.backward()
+    torch.testing.assert_close(loss, whole.detach())
+    for gradient, parameter in zip(got, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+
+
 def test_next_token_prediction_stays_on_one_device_a_process(monkeypatch, tmp_path):
     for name, answer in (("is_available", True), ("device_count", 2), ("set_device", None)):
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
@@ -44,7 +71,7 @@ def test_next_token_prediction_stays_on_one_device_a_process(monkeypatch, tmp_pa
         config=TrainConfig("x", "y", prompts_per_step=8), processes=SimpleNamespace(count=1), folder=SimpleNamespace(path=tmp_path)
     )
     try:
-        arguments = ntp._arguments(run, 10)
+        arguments = ntp._arguments(run)
         assert (arguments.device.type, arguments.n_gpu, arguments.train_batch_size) == ("cuda", 1, 8)
     finally:
         PartialState._reset_state()
@@ -55,7 +82,7 @@ def test_next_token_prediction_computes_in_dtype_whatever_accelerate_is_configur
     config, one = TrainConfig("x", "y", prompts_per_step=2), SimpleNamespace(count=1)
     run: Any = SimpleNamespace(config=config, processes=one, folder=SimpleNamespace(path=tmp_path))
     try:
-        trainer = Trainer(tiny.model(), ntp._arguments(run, 10), train_dataset=[])  # type: ignore[arg-type]
+        trainer = Trainer(tiny.model(), ntp._arguments(run), train_dataset=[])  # type: ignore[arg-type]
         assert (trainer.args.mixed_precision, trainer.accelerator.mixed_precision) == ("no", "no")
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
