@@ -32,7 +32,7 @@ class Study:
         tasks: those that score the strategies.
         settings: replace those of every configuration; ``model`` and ``dtype`` go to the strategies too.
         lm: lm-eval's model that scores: ``t2``, or ``t2-vllm``, which is several times faster where replies are long.
-        batch_size: of lm-eval; vLLM makes its own.
+        batch_size: of lm-eval, or task → that of its rows, and ``default``: that of the others; vLLM makes its own.
         limit: documents of each test set; None for all.
         output: folder of studies.
     """
@@ -44,7 +44,7 @@ class Study:
     tasks: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     lm: str = "t2"
-    batch_size: int = 32
+    batch_size: int | dict[str, int] = 32
     limit: int | None = None
     output: str = "runs"
 
@@ -120,12 +120,20 @@ def load_study(path: str | Path) -> Study:
     seeds = values.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         errors.append(f"seeds must be a list of whole numbers; got {seeds!r}")
-    for key in ("limit", "batch_size"):
-        if (key, number := values.get(key, 1)) != ("limit", None) and (type(number) is not int or number < 1):
+    sizes = values.get("batch_size", 1)
+    sizes = {f"batch_size of {task}": size for task, size in sizes.items()} if isinstance(sizes, dict) else {"batch_size": sizes}
+    for key, number in {**sizes, **({"limit": limit} if (limit := values.get("limit")) is not None else {})}.items():
+        if type(number) is not int or number < 1:
             errors.append(f"{key} must be a positive whole number; got {number!r}")
     if errors:
         raise T2Error(f"{path}: " + "; ".join(errors))
     study = Study(**values)
+    if isinstance(study.batch_size, dict):
+        tasks = {row.task for row in rows(study)}
+        if alien := [task for task in study.batch_size if task not in tasks | {"default"}]:
+            raise T2Error(f"{path}: batch_size: {alien[0]!r} is no task of this study.{nearest(str(alien[0]), tasks)}")
+        if "default" not in study.batch_size and not tasks <= {*study.batch_size}:
+            raise T2Error(f"{path}: batch_size: give all tasks one, or a default.")
     named: dict[str, str] = {}
     for run, seed in itertools.product(study.runs, study.seeds):
         config = load_config(run, overrides(study, seed))  # every error now, not after hours

@@ -161,7 +161,7 @@ def _write(study: Study, row: Row, found: Mapping[str, Any]) -> None:
 
 def _settings(study: Study, row: Row) -> dict[str, Any]:
     """Return everything that a row's numbers depend on, but for code and machine, as JSON values."""
-    scored = {"lm": study.lm, "limit": study.limit, "batch_size": _batch_size(study)}
+    scored = {"lm": study.lm, "limit": study.limit, "batch_size": _batch_size(study, row)}
     if row.run is None or row.seed is None:
         options = _options(study, row)
         strategy = {**options, **_shipped(options)} if row.strategy else {}
@@ -175,8 +175,11 @@ def _options(study: Study, row: Row) -> dict[str, Any]:
     return {key: value for key, value in study.strategies[row.strategy].items() if key != "tasks"} if row.strategy else {}
 
 
-def _batch_size(study: Study) -> int | str:
-    return "auto" if study.lm == "t2-vllm" else study.batch_size
+def _batch_size(study: Study, row: Row) -> int | str:
+    if study.lm == "t2-vllm":
+        return "auto"
+    sizes = study.batch_size
+    return sizes if isinstance(sizes, int) else sizes[row.task] if row.task in sizes else sizes["default"]
 
 
 def _shipped(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,7 +279,7 @@ def _command(study: Study, row: Row, weights: Mapping[str, Any], folder: Path) -
     joined = ",".join(f"{k}={v}" for k, v in arguments.items())
     command += ["--model", study.lm, *(["--model_args", joined] if joined else [])]
     command += ["--tasks", row.task, "--apply_chat_template", "--log_samples"]
-    options = {**options, "batch_size": _batch_size(study), "output_path": folder}
+    options = {**options, "batch_size": _batch_size(study, row), "output_path": folder}
     if study.limit:
         options["limit"] = study.limit
     return command + [word for key, value in options.items() for word in (f"--{key}", str(value))]

@@ -19,9 +19,10 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table for each task, with the columns that its rows have something for.
 
     The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test, corrected by Holm over
-    the rows of a table. Documents that a few-shot search has seen are left out on both sides. Validation is before → after, the best of a
-    run's validations. Seconds are those of training, or of a few-shot search. Where the paper has the task, its figures for Llama3-8B
-    stand beside, marked †. A task whose base model has not been scored yet has a line that says so in the table's place.
+    the rows of a table, against the base and, for the other methods, against SVF with the same seed. Documents that a few-shot search has
+    seen are left out on both sides. Validation is before → after, the best of a run's validations. Seconds are those of training, or of a
+    few-shot search. Where the paper has the task, its figures for Llama3-8B stand beside, marked †. A task whose base model has not been
+    scored yet has a line that says so in the table's place.
 
     Args:
         rows: of `t2.baselines.study_rows.run_study`.
@@ -42,10 +43,12 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
         if len(row["outcomes"]) != len(base["outcomes"]) or (whole and row["task_hash"] != base["task_hash"]):
             of = row["run"] and f"{row['run']}, seed {row['seed']}"
             raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model, or by other prompts.")
-    p_values = holm([_p(base["outcomes"], row["outcomes"]) for row in others])
     benchmark, figures = study_figures(task)
-    lines = [_line(base, base, None, figures)]
-    lines += [_line(row, base, p, figures) for row, p in zip(others, p_values, strict=True)]
+    lines = [_line(row, base, figures) for row in [base, *others]]
+    for column, opponents in (("p against base", [base] * len(others)), ("p against SVF", [_svf(row, others) for row in others])):
+        met = [(line, row, other) for line, row, other in zip(lines[1:], others, opponents, strict=True) if other]
+        for (line, *_), p in zip(met, holm([_p(other["outcomes"], row["outcomes"]) for _, row, other in met]), strict=True):
+            line[column] = f"{p:.2g}"
     if len({(line["Method"], line["Seed"]) for line in lines}) == len(lines):  # else configurations of one method are told apart
         lines = [line | {"Run": ""} for line in lines]
     header = [name for name in lines[0] if any(line[name] for line in lines)]
@@ -55,6 +58,12 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
     versions = [str(row.get("task_version", "not kept")) for row in [base, *others]]
     note = f"\n\nScored by several versions of the task, in the order of the rows: {', '.join(versions)}." if len({*versions}) > 1 else ""
     return f"{title}\n\n{table(header, [[line[name] for name in header] for line in lines])}{note}"
+
+
+def _svf(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return SVF's row with the seed of another method's; None where there is none, or several."""
+    found = [other for other in rows if other["method"] == "svf" and other["seed"] == row["seed"]]
+    return found[0] if len(found) == 1 and row["run"] and row["method"] != "svf" else None
 
 
 def _p(base: str, run: str) -> float:
@@ -68,7 +77,7 @@ def _both(base: str, run: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in zip(base, run, strict=True) if "-" not in (a, b)]
 
 
-def _line(row: Mapping[str, Any], base: Mapping[str, Any], p: float | None, figures: Mapping[str, str]) -> dict[str, str]:
+def _line(row: Mapping[str, Any], base: Mapping[str, Any], figures: Mapping[str, str]) -> dict[str, str]:
     """Return column → cell; "" where the row has nothing for it."""
     right, n = row["outcomes"].count("1"), row["documents"]
     low, high = wilson(right / n, n)
@@ -82,7 +91,8 @@ def _line(row: Mapping[str, Any], base: Mapping[str, Any], p: float | None, figu
         "Parameters": f"{row['parameters']:,}" if "parameters" in row else "",
         "Test, % [95%]": f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
         "Normalised": f"{right / base_right:.2f}" if base_right else "n/a",
-        "p against base": "" if p is None else f"{p:.2g}",
+        "p against base": "",
+        "p against SVF": "",
         _DAGGER: figures.get(_of_the_paper(row), ""),
         "Validation, %": "",
         "Samples": "",

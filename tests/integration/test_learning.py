@@ -64,6 +64,7 @@ def test_a_model_that_is_half_right_is_lifted_whatever_the_seed(pretrained, tmp_
         rows=lambda: rows,
     )
     monkeypatch.setitem(training.TASKS, "sums", task)
+    torch.backends.cuda.enable_cudnn_sdp(True)  # its gradient may not be finite (pytorch#196678)
     started, scores = time.monotonic(), []
     for seed in (0, 1, 2):
         config = TrainConfig(
@@ -78,3 +79,4 @@ def test_a_model_that_is_half_right_is_lifted_whatever_the_seed(pretrained, tmp_
     assert all(0.4 <= before <= 0.7 for before, _ in scores)
     assert all(after >= 0.85 for _, after in scores)
     assert time.monotonic() - started < 240
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

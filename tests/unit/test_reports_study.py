@@ -26,9 +26,19 @@ def test_the_table_has_score_interval_normalised_score_and_test():
     assert lines[0] == "**arc** (exact_match, 10 documents)"
     assert cells[4][:5] == ["base model", "", "", "20.00 [5.67, 50.98]", "1.00"]
     assert cells[5] == [
-        "LoRA, ntp", "1", "921,600", "100.00 [72.25, 100.00]", "5.00", "0.016", "20.0 → 25.0", "960", "100", "191", "3.00",
+        "LoRA, ntp", "1", "921,600", "100.00 [72.25, 100.00]", "5.00", "0.016", "0.0078", "20.0 → 25.0", "960", "100", "191", "3.00",
     ]  # fmt: skip
-    assert cells[6][0] == "SVF, reinforce" and cells[6][4:6] == ["1.00", "1"]
+    assert cells[6][0] == "SVF, reinforce" and cells[6][4:7] == ["1.00", "1", ""]
+
+
+def test_other_methods_are_tested_against_svf_with_the_same_seed():
+    svf = [row("arc-svf", "1" * 10, method="svf", seed=0), row("arc-svf", "0" * 10, method="svf", seed=1)]
+    others = [row("arc-lora", "0000001111", seed=0), row("arc-lora", "0" * 4 + "1" * 6, seed=1), row("arc-lora", seed=2)]
+    cells = cells_of(study_tables([row(), *svf, *others]))
+    column = cells[2].index("p against SVF")
+    assert [line[column] for line in cells[4:]] == ["", "", "", "0.062", "0.062", ""]  # 6 documents each: p = 2 / 2^6, twice by Holm
+    cells = cells_of(study_tables([row(), *svf, row("more", method="svf", seed=1), *others]))
+    assert [line[column + 1] for line in cells[4:]] == ["", "", "", "", "0.031", "", ""]  # two of SVF's: neither
 
 
 def test_a_base_score_of_zero_has_no_normalised_scores():

@@ -155,14 +155,26 @@ def test_two_configurations_of_one_name_are_refused(tmp_path):
         ("name: 2024", "name must be text; got 2024"),
         ("output: null", "output must be text; got None"),
         ("batch_size: thirty", "batch_size must be a positive whole number; got 'thirty'"),
+        ("batch_size: {default: 8, gsm8k_answer: 0}", "batch_size of gsm8k_answer must be a positive whole number; got 0"),
         ("tasks: null", "strategies need tasks, a list of lm-eval's"),
         ("seeds: [0, -1]", "seed must be from 0 to 4294967295; got -1"),
         ("seeds: [0, 0]", "two rows would both be 'reasoning-seed0-arc_easy_text'"),
+        ("batch_size: {arc_easy: 8}", r"batch_size: 'arc_easy' is no task of this study\. Did you mean 'arc_easy_text'"),
+        ("batch_size: {}", "batch_size: give all tasks one, or a default"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_told_before_anything_runs(tmp_path, more, message):
     with pytest.raises(T2Error, match=message):
         load_study(write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\n{more}\n"))
+
+
+def test_a_task_may_have_a_batch_size_of_its_own(tmp_path):
+    runs = "{math: gsm8k_answer, code: mbpp_chat}"
+    study = load_study(write(tmp_path, f"name: x\nruns: {runs}\nseeds: [0]\nbatch_size: {{default: 512, mbpp_chat: 64}}\n"))
+    for row in rows(study):
+        words, size = study_rows._command(study, row, {}, Path("out")), 64 if row.task == "mbpp_chat" else 512
+        assert words[words.index("--batch_size") + 1] == str(size)
+        assert study_rows._settings(study, row)["batch_size"] == size
 
 
 def test_a_run_that_is_named_by_its_file_has_rows_of_plain_names(tmp_path):
