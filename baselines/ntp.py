@@ -78,7 +78,7 @@ class _InPasses(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Add up gradient and loss of a process's share of a step; the processes' gradients are averaged at its last pass."""
-        lengths = inputs["attention_mask"].sum(1)
+        lengths = inputs["attention_mask"].sum(1).cpu()  # read again and again
         groups = list(passes(torch.zeros_like(lengths), lengths, self.tokens_per_pass))
         losses = []
         for index in groups:

@@ -19,7 +19,7 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table for each task, with the columns that its rows have something for.
 
     The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test, corrected by Holm over
-    the rows of a table, against the base and, for the other methods, against SVF with the same seed. Documents that a few-shot search has
+    each column, against the base and, for the other methods, against SVF with the same seed. Documents that a few-shot search has
     seen are left out on both sides. Validation is before → after, the best of a run's validations. Seconds are those of training, or of a
     few-shot search. Where the paper has the task, its figures for Llama3-8B stand beside, marked †. A task whose base model has not been
     scored yet has a line that says so in the table's place.

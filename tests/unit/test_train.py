@@ -57,7 +57,7 @@ def test_a_long_document_widens_its_own_pass_alone_and_the_gradient_is_that_of_t
     assert seen == [(1, 12), (2, 5), (2, 3)]
     got = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    whole = model(**collator(rows)).loss
+    whole = model(**collator(rows).to(model.device)).loss
     whole.backward()
     torch.testing.assert_close(loss, whole.detach())
     for gradient, parameter in zip(got, model.parameters(), strict=True):
