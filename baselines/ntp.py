@@ -88,7 +88,7 @@ class _InPasses(Trainer):
         return torch.stack(losses).sum()
 
 
-def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
     """Return a pass's part of the mean over all tokens that the step learns, for any model: some give the mean over a pass."""
     return ForCausalLMLoss(outputs["logits"], labels, outputs["logits"].shape[-1], num_items_in_batch=num_items_in_batch)
 
