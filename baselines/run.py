@@ -68,7 +68,7 @@ class Run:
         self.folder = RunFolder(
             Path(config.output) / config.name, dataclasses.asdict(config), self.origin() if self.processes.first else None
         )
-        # its gradient may be NaN where masked batches are 64, 192, 320, … tokens wide (pytorch#196678; met with Qwen2.5 on an H200)
+        # its gradient may be NaN where masked batches are 64, 192, 320, … tokens wide (pytorch#196678)
         torch.backends.cuda.enable_cudnn_sdp(False)
         source = config.model or str(default_model())
         torch.manual_seed(config.seed)  # LoRA starts at random

@@ -179,7 +179,7 @@ def _batch_size(study: Study, row: Row) -> int | str:
     if study.lm == "t2-vllm":
         return "auto"
     sizes = study.batch_size
-    return sizes if isinstance(sizes, int) else sizes[row.task] if row.task in sizes else sizes["default"]
+    return sizes if isinstance(sizes, int) else sizes.get(row.task) or sizes["default"]
 
 
 def _shipped(options: Mapping[str, Any]) -> dict[str, Any]:
