@@ -70,7 +70,10 @@ def _collator(tokenizer: Any) -> DataCollatorForSeq2Seq:
 
 
 class _InPasses(Trainer):
-    """Takes a step's documents in passes of `tokens_per_pass` tokens, sorted by length: a long one widens its own pass alone."""
+    """Takes a step's documents in passes of `tokens_per_pass` tokens, sorted by length: a long one widens its own pass alone.
+
+    Logits are made from the pass's first learned token on: they are the most of a pass's memory, and prompts need none.
+    """
 
     def __init__(self, tokens_per_pass: int, **options: Any) -> None:
         super().__init__(compute_loss_func=_loss, **options)
@@ -79,18 +82,29 @@ class _InPasses(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Add up gradient and loss of a process's share of a step; the processes' gradients are averaged at its last pass."""
         lengths = inputs["attention_mask"].sum(1).cpu()  # read again and again
+        firsts = (inputs["labels"] != -100).int().argmax(1).cpu()
         groups = list(passes(torch.zeros_like(lengths), lengths, self.tokens_per_pass))
         losses = []
         for index in groups:
-            part = {name: values[index, : int(lengths[index].max())] for name, values in inputs.items()}
+            first, width = max(int(firsts[index].min()), 1), int(lengths[index].max())
+            part = {name: values[index, :width] for name, values in inputs.items()}
+            part["labels"] = part["labels"][:, first:].contiguous()
+            part["logits_to_keep"] = torch.arange(first - 1, width - 1)
             with nullcontext() if index is groups[-1] else self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
         return torch.stack(losses).sum()
 
 
 def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    """Return a pass's part of the mean over all tokens that the step learns, for any model: some give the mean over a pass."""
-    return ForCausalLMLoss(outputs["logits"], labels, outputs["logits"].shape[-1], num_items_in_batch=num_items_in_batch)
+    """Return a pass's part of the mean over all tokens that the step learns, for any model: some give the mean over a pass.
+
+    Args:
+        outputs: with the logits ``[b, T, V]`` that predict `labels`.
+        labels: ``[b, T]``, -100 where nothing is learned.
+        num_items_in_batch: tokens that the step learns.
+    """
+    logits = outputs["logits"]
+    return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch, shift_labels=labels)
 
 
 def _arguments(run: Run) -> TrainingArguments:

@@ -37,24 +37,26 @@ def test_solutions_are_padded_on_the_right_whatever_side_a_rollout_has_set(side)
     assert tokenizer.padding_side == side
 
 
-def test_a_long_document_widens_its_own_pass_alone_and_the_gradient_is_that_of_the_whole_step(tmp_path):
+def test_a_step_in_passes_by_length_with_logits_of_solutions_alone_has_the_gradient_of_the_whole_step(tmp_path):
     model: Any = tiny.model()
-    lengths = [3, 12, 5, 4, 2]
+    lengths, prompts = [3, 12, 5, 4, 2], [1, 9, 2, 3, 1]
     ids = [torch.randint(5, 40, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in lengths]
-    rows = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": [-100, *row[1:]]} for row in ids]
+    rows = [{"input_ids": r, "attention_mask": [1] * len(r), "labels": [-100] * p + r[p:]} for r, p in zip(ids, prompts, strict=True)]
     config, one = TrainConfig("x", "y", prompts_per_step=len(rows)), SimpleNamespace(count=1)
     run: Any = SimpleNamespace(config=config, processes=one, folder=SimpleNamespace(path=tmp_path))
     try:
         collator = ntp._collator(tiny.tokenizer())
         trainer = ntp._InPasses(14, model=model, args=ntp._arguments(run), train_dataset=rows, data_collator=collator)
         seen = []
-        model.register_forward_pre_hook(lambda _, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True)
+        model.register_forward_hook(
+            lambda _, args, given, made: seen.append((*given["input_ids"].shape, made.logits.shape[1])), with_kwargs=True
+        )
         (batch,), tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, torch.device("cpu"))
-        assert batch["input_ids"].shape == (5, 12) and tokens == sum(lengths) - len(lengths)
+        assert batch["input_ids"].shape == (5, 12) and tokens == sum(lengths) - sum(prompts)
         loss = trainer.training_step(model, batch, tokens)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert seen == [(1, 12), (2, 5), (2, 3)]
+    assert seen == [(1, 12, 3), (2, 5, 3), (2, 3, 2)]  # documents, their tokens, and those that have logits: from the first learned on
     got = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     whole = model(**collator(rows).to(model.device)).loss
