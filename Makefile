@@ -1,10 +1,10 @@
-# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS, OUT, UPDATE and PYTEST_ARGS may be set: make demo LIMIT=2
+# `make` alone lists the targets. PYTHON, LIMIT, CONFIG, RUNS, OUT, UPDATE and PYTEST_ARGS may be set: make demo LIMIT=8
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.t2-installed
 FETCHED := $(VENV)/.t2-fetched
-LIMIT ?= 4
+LIMIT ?= 2
 CONFIG ?= baselines/configs/reasoning.yaml
 RUNS ?= results
 OUT ?= results/report
@@ -53,10 +53,10 @@ sandbox:
 	  echo "Missing: run 'sudo apt-get install $(SANDBOX)'; until then humaneval and mbpp cannot run code." >&2; \
 	fi
 
-demo: setup ## Base model and t2 on a few problems of math and humaneval, and their report (LIMIT=4 of each task)
+demo: setup ## Base model and t2 on a few problems of math and humaneval, replies of 256 tokens at most, and their report (LIMIT=2 of each task)
 	rm -rf $(DEMO)
-	$(BIN)/lm_eval --model t2 --model_args strategy=base --tasks math,humaneval --limit $(LIMIT) --batch_size 16 --output_path $(DEMO)/base
-	$(BIN)/lm_eval --model t2 --tasks math,humaneval --limit $(LIMIT) --batch_size 16 --output_path $(DEMO)/t2
+	$(BIN)/lm_eval --model t2 --model_args strategy=base --tasks math,humaneval --limit $(LIMIT) --gen_kwargs max_gen_toks=256 --batch_size 16 --output_path $(DEMO)/base
+	$(BIN)/lm_eval --model t2 --tasks math,humaneval --limit $(LIMIT) --gen_kwargs max_gen_toks=256 --batch_size 16 --output_path $(DEMO)/t2
 	$(BIN)/t2 report $(DEMO) --output $(DEMO)/report.md
 	@cat $(DEMO)/report.md
 
