@@ -12,6 +12,7 @@ _NAMES = {"base": "base model", "svf": "SVF", "lora": "LoRA", "dora": "DoRA", "i
 _TRAINED = {"svf": ("SVF", "reinforce"), "lora": ("LoRA", "ntp"), "dora": ("DoRA", "ntp"), "ia3": ("IA3", "ntp")}
 """Method → the paper's name of it, and the objective that it trains it by."""
 _DAGGER = "† paper"
+_P_BASE, _P_SVF = "p against base", "p against SVF"
 _LIGHT_ITERATIONS = 10
 
 
@@ -19,10 +20,10 @@ def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table for each task, with the columns that its rows have something for.
 
     The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test, corrected by Holm over
-    each column, against the base and, for the other methods, against SVF with the same seed. Documents that a few-shot search has
-    seen are left out on both sides. Validation is before → after, the best of a run's validations. Seconds are those of training, or of a
-    few-shot search. Where the paper has the task, its figures for Llama3-8B stand beside, marked †. A task whose base model has not been
-    scored yet has a line that says so in the table's place.
+    each column, against the base and, for other runs, against SVF with the same seed (its first run, where there are several). Documents
+    that a few-shot search has seen are left out on both sides. Validation is before → after, the best of a run's validations. Seconds are
+    those of training, or of a few-shot search. Where the paper has the task, its figures for Llama3-8B stand beside, marked †. A task whose
+    base model has not been scored yet has a line that says so in the table's place.
 
     Args:
         rows: of `t2.baselines.study_rows.run_study`.
@@ -45,10 +46,13 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
             raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model, or by other prompts.")
     benchmark, figures = study_figures(task)
     lines = [_line(row, base, figures) for row in [base, *others]]
-    for column, opponents in (("p against base", [base] * len(others)), ("p against SVF", [_svf(row, others) for row in others])):
+    svf = list(dict.fromkeys(row["run"] for row in others if row["method"] == "svf" and row["run"]))
+    for column, opponents in ((_P_BASE, [base] * len(others)), (_P_SVF, [_of(svf, row, others) for row in others])):
         met = [(line, row, other) for line, row, other in zip(lines[1:], others, opponents, strict=True) if other]
         for (line, *_), p in zip(met, holm([_p(other["outcomes"], row["outcomes"]) for _, row, other in met]), strict=True):
             line[column] = f"{p:.2g}"
+    if len(svf) > 1:
+        lines = [{f"p against {escape(svf[0])}" if name == _P_SVF else name: cell for name, cell in line.items()} for line in lines]
     if len({(line["Method"], line["Seed"]) for line in lines}) == len(lines):  # else configurations of one method are told apart
         lines = [line | {"Run": ""} for line in lines]
     header = [name for name in lines[0] if any(line[name] for line in lines)]
@@ -60,10 +64,11 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{title}\n\n{table(header, [[line[name] for name in header] for line in lines])}{note}"
 
 
-def _svf(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return SVF's row with the seed of another method's; None where there is none, or several."""
-    found = [other for other in rows if other["method"] == "svf" and other["seed"] == row["seed"]]
-    return found[0] if len(found) == 1 and row["run"] and row["method"] != "svf" else None
+def _of(runs: Sequence[str], row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the row of the first of `runs` with the seed of another run's; None where there is none."""
+    if not runs or row["run"] in (None, runs[0]):
+        return None
+    return next((other for other in rows if (other["run"], other["seed"]) == (runs[0], row["seed"])), None)
 
 
 def _p(base: str, run: str) -> float:
@@ -91,8 +96,8 @@ def _line(row: Mapping[str, Any], base: Mapping[str, Any], figures: Mapping[str,
         "Parameters": f"{row['parameters']:,}" if "parameters" in row else "",
         "Test, % [95%]": f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
         "Normalised": f"{right / base_right:.2f}" if base_right else "n/a",
-        "p against base": "",
-        "p against SVF": "",
+        _P_BASE: "",
+        _P_SVF: "",
         _DAGGER: figures.get(_of_the_paper(row), ""),
         "Validation, %": "",
         "Samples": "",

@@ -37,8 +37,9 @@ def write(folder: Path, text: str) -> Path:
     return folder / "study.yaml"
 
 
-def test_the_shipped_study_covers_every_method_of_its_tasks_with_two_seeds():
-    labels = [row.label for row in rows(load_study("default"))]
+@pytest.mark.parametrize("study", ["default-5120", "qwen"])
+def test_the_shipped_studies_cover_every_method_of_their_tasks_with_two_seeds(study):
+    labels = [row.label for row in rows(load_study(study))]
     methods = ("", "-lora", "-ia3", "-dora")
     expected = []
     tasks = {"arc_easy_text": "reasoning", "arc_challenge_text": "reasoning", "dispatch_boxed": "dispatch", "gsm8k_answer": "math",
