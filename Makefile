@@ -53,7 +53,7 @@ sandbox:
 	  echo "Missing: run 'sudo apt-get install $(SANDBOX)'; until then humaneval and mbpp cannot run code." >&2; \
 	fi
 
-demo: setup ## Base model and t2 on a few problems of math and humaneval, replies of 256 tokens at most, and their report (LIMIT=2 of each task)
+demo: setup ## Base model and t2 on a few problems of math and humaneval, replies of 256 tokens at most, and their report (LIMIT=2 of each subtask)
 	rm -rf $(DEMO)
 	$(BIN)/lm_eval --model t2 --model_args strategy=base --tasks math,humaneval --limit $(LIMIT) --gen_kwargs max_gen_toks=256 --batch_size 16 --output_path $(DEMO)/base
 	$(BIN)/lm_eval --model t2 --tasks math,humaneval --limit $(LIMIT) --gen_kwargs max_gen_toks=256 --batch_size 16 --output_path $(DEMO)/t2

@@ -99,11 +99,13 @@ def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None
     """Return a pass's part of the mean over all tokens that the step learns, for any model: some give the mean over a pass.
 
     Args:
-        outputs: with the logits ``[b, T, V]`` that predict `labels`.
-        labels: ``[b, T]``, -100 where nothing is learned.
+        outputs: with the logits ``[b, T, V]`` that predict `labels`, or those of whole rows where a model knows no `logits_to_keep`.
+        labels: ``[b, T]``, to the rows' end, -100 where nothing is learned.
         num_items_in_batch: tokens that the step learns.
     """
-    logits = outputs["logits"]
+    logits, wanted = outputs["logits"], labels.shape[1]
+    if logits.shape[1] != wanted:
+        logits = logits[:, -wanted - 1 : -1].contiguous()
     return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch, shift_labels=labels)
 
 

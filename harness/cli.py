@@ -168,7 +168,8 @@ def _study(argv: Sequence[str]) -> int:
     from ..reports.study import study_tables
 
     study = load_study(args.study)
-    print(study_tables([found for row in rows(study) if (found := made(study, row))] if args.made else run_study(study, args.jobs)))
+    found = [one for row in rows(study) if (one := made(study, row))] if args.made else run_study(study, args.jobs)
+    print(study_tables(found, {task: run for run, tasks in reversed(study.runs.items()) for task in tasks}))
     return 0
 
 

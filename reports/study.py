@@ -12,29 +12,31 @@ _NAMES = {"base": "base model", "svf": "SVF", "lora": "LoRA", "dora": "DoRA", "i
 _TRAINED = {"svf": ("SVF", "reinforce"), "lora": ("LoRA", "ntp"), "dora": ("DoRA", "ntp"), "ia3": ("IA3", "ntp")}
 """Method → the paper's name of it, and the objective that it trains it by."""
 _DAGGER = "† paper"
-_P_BASE, _P_SVF = "p against base", "p against SVF"
+_P_FIRST = "p against the first"
 _LIGHT_ITERATIONS = 10
 
 
-def study_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+def study_tables(rows: Sequence[Mapping[str, Any]], first: Mapping[str, str] | None = None) -> str:
     """Return a Markdown table for each task, with the columns that its rows have something for.
 
     The interval is Wilson's; the normalised score is score / base score, as in the paper; p is McNemar's exact test, corrected by Holm over
-    each column, against the base and, for other runs, against SVF with the same seed (its first run, where there are several). Documents
-    that a few-shot search has seen are left out on both sides. Validation is before → after, the best of a run's validations. Seconds are
-    those of training, or of a few-shot search. Where the paper has the task, its figures for Llama3-8B stand beside, marked †. A task whose
-    base model has not been scored yet has a line that says so in the table's place.
+    each column, against the base and, for other runs than the first, against the first with the same seed. Documents that a few-shot search
+    has seen are left out on both sides. Validation is before → after, the best of a run's validations. Seconds are those of training, or of
+    a few-shot search. Where the paper has the task, its figures for Llama3-8B stand beside, marked †. A task whose base model has not been
+    scored yet has a line that says so in the table's place.
 
     Args:
         rows: of `t2.baselines.study_rows.run_study`.
+        first: task → the study's first run on it, made or not.
 
     Raises:
         ReportError: rows scored other documents than the base model, or asked otherwise.
     """
-    return "\n\n".join(_table(task, [r for r in rows if r["task"] == task]) for task in dict.fromkeys(r["task"] for r in rows))
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    return "\n\n".join(_table(task, [row for row in rows if row["task"] == task], (first or {}).get(task)) for task in tasks)
 
 
-def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _table(task: str, rows: Sequence[Mapping[str, Any]], first: str | None) -> str:
     base = next((r for r in rows if r["method"] == "base"), None)
     if base is None:
         return f"**{escape(task)}**: there is no row of the base model yet, which the scores of {len(rows)} others are compared with."
@@ -45,30 +47,40 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
             of = row["run"] and f"{row['run']}, seed {row['seed']}"
             raise ReportError(f"{of or row['method']}: scored on other documents of {task} than the base model, or by other prompts.")
     benchmark, figures = study_figures(task)
-    lines = [_line(row, base, figures) for row in [base, *others]]
-    svf = list(dict.fromkeys(row["run"] for row in others if row["method"] == "svf" and row["run"]))
-    for column, opponents in ((_P_BASE, [base] * len(others)), (_P_SVF, [_of(svf, row, others) for row in others])):
+    runs: dict[str, list[str]] = {}  # method and objective → its runs: where there are several, they are told apart
+    for row in others:
+        if row["run"] not in (None, *runs.setdefault(_method(row), [])):
+            runs[_method(row)].append(row["run"])
+    several = any(len(names) > 1 for names in runs.values())
+    lines = [_line(row, base, figures if row["run"] in (None, *runs[_method(row)][:1]) else {}) for row in others]
+    lines = [_line(base, base, figures), *lines]
+    references = {row["seed"]: row for row in others if first and row["run"] == first}
+    against = "p against " + (escape(first or "") if several else next((_name(row) for row in references.values()), ""))
+    for column, opponents in (
+        ("p against base", [base] * len(others)),
+        (against, [references.get(row["seed"]) if row["run"] not in (None, first) else None for row in others]),
+    ):
         met = [(line, row, other) for line, row, other in zip(lines[1:], others, opponents, strict=True) if other]
         for (line, *_), p in zip(met, holm([_p(other["outcomes"], row["outcomes"]) for _, row, other in met]), strict=True):
             line[column] = f"{p:.2g}"
-    if len(svf) > 1:
-        lines = [{f"p against {escape(svf[0])}" if name == _P_SVF else name: cell for name, cell in line.items()} for line in lines]
-    if len({(line["Method"], line["Seed"]) for line in lines}) == len(lines):  # else configurations of one method are told apart
+    if not several:
         lines = [line | {"Run": ""} for line in lines]
-    header = [name for name in lines[0] if any(line[name] for line in lines)]
+    order = [against if name == _P_FIRST else name for name in lines[0]]
+    header = [name for name in order if any(line.get(name) for line in lines)]
     title = f"**{escape(task)}** ({escape(base['metric'])}, {base['documents']} documents)"
     if _DAGGER in header:
         title += f"; † the paper's figures: Llama3-8B-Instruct on {benchmark}"
     versions = [str(row.get("task_version", "not kept")) for row in [base, *others]]
     note = f"\n\nScored by several versions of the task, in the order of the rows: {', '.join(versions)}." if len({*versions}) > 1 else ""
-    return f"{title}\n\n{table(header, [[line[name] for name in header] for line in lines])}{note}"
+    return f"{title}\n\n{table(header, [[line.get(name, '') for name in header] for line in lines])}{note}"
 
 
-def _of(runs: Sequence[str], row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the row of the first of `runs` with the seed of another run's; None where there is none."""
-    if not runs or row["run"] in (None, runs[0]):
-        return None
-    return next((other for other in rows if (other["run"], other["seed"]) == (runs[0], row["seed"])), None)
+def _name(row: Mapping[str, Any]) -> str:
+    return _NAMES.get(row["method"]) or str(row["method"])
+
+
+def _method(row: Mapping[str, Any]) -> str:
+    return ", ".join(part for part in (_name(row), row.get("objective")) if part)
 
 
 def _p(base: str, run: str) -> float:
@@ -88,16 +100,15 @@ def _line(row: Mapping[str, Any], base: Mapping[str, Any], figures: Mapping[str,
     low, high = wilson(right / n, n)
     base_right = sum(a == "1" for a, _ in _both(base["outcomes"], row["outcomes"]))
     search = row.get("search")
-    method = ", ".join(part for part in (_NAMES.get(row["method"], row["method"]), row.get("objective")) if part)
     line = {
-        "Method": method,
+        "Method": _method(row),
         "Run": row["run"] or "",
         "Seed": "" if row["seed"] is None else str(row["seed"]),
         "Parameters": f"{row['parameters']:,}" if "parameters" in row else "",
         "Test, % [95%]": f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
         "Normalised": f"{right / base_right:.2f}" if base_right else "n/a",
-        _P_BASE: "",
-        _P_SVF: "",
+        "p against base": "",
+        _P_FIRST: "",
         _DAGGER: figures.get(_of_the_paper(row), ""),
         "Validation, %": "",
         "Samples": "",

@@ -21,7 +21,8 @@ def cells_of(markdown):
 
 def test_the_table_has_score_interval_normalised_score_and_test():
     better = "1" * 10  # 8 won, none lost: p = 2 / 2^8
-    lines = study_tables([row(), row("arc-lora", better), row("arc-svf", method="svf", objective="reinforce")]).splitlines()
+    rows = [row(), row("arc-lora", better), row("arc-svf", method="svf", objective="reinforce")]
+    lines = study_tables(rows, {"arc": "arc-svf"}).splitlines()
     cells = cells_of("\n".join(lines))
     assert lines[0] == "**arc** (exact_match, 10 documents)"
     assert cells[4][:5] == ["base model", "", "", "20.00 [5.67, 50.98]", "1.00"]
@@ -31,15 +32,27 @@ def test_the_table_has_score_interval_normalised_score_and_test():
     assert cells[6][0] == "SVF, reinforce" and cells[6][4:7] == ["1.00", "1", ""]
 
 
-def test_other_runs_are_tested_against_svf_with_the_same_seed():
+def test_other_runs_are_tested_against_the_studys_first_with_the_same_seed():
     svf = [row("arc-svf", "1" * 10, method="svf", seed=0), row("arc-svf", "0" * 10, method="svf", seed=1)]
     others = [row("arc-lora", "0000001111", seed=0), row("arc-lora", "0" * 4 + "1" * 6, seed=1), row("arc-lora", seed=2)]
-    cells = cells_of(study_tables([row(), *svf, *others]))
+    first = {"arc": "arc-svf"}
+    cells = cells_of(study_tables([row(), *svf, *others], first))
     column = cells[2].index("p against SVF")
     assert [line[column] for line in cells[4:]] == ["", "", "", "0.062", "0.062", ""]  # 6 documents each: p = 2 / 2^6, twice by Holm
-    cells = cells_of(study_tables([row(), *svf, row("more", method="svf", seed=1), *others]))  # two of SVF's runs: the first, told
+    several = [row(), row("more", method="svf", seed=1), *svf, *others]  # runs of one method are told apart, and the first is named
+    cells = cells_of(study_tables(several, first))
     column = cells[2].index("p against arc-svf")
-    assert [line[column] for line in cells[4:]] == ["", "", "", "0.5", "0.094", "0.094", ""] and "p against SVF" not in cells[2]
+    assert [line[column] for line in cells[4:]] == ["", "0.5", "", "", "0.094", "0.094", ""]
+    assert [line[1] for line in cells[4:7]] == ["", "more", "arc-svf"]
+    for of in ({"arc": "not-made"}, {"other": "arc-svf"}, None):
+        assert not any(name.startswith("p against") and name != "p against base" for name in cells_of(study_tables(several, of))[2])
+
+
+def test_runs_of_one_method_are_told_apart_where_their_seeds_differ_and_the_paper_has_figures_for_the_first_alone():
+    svf = {"method": "svf", "objective": "reinforce", "task": "gsm8k_answer"}
+    cells = cells_of(study_tables([row(task="gsm8k_answer"), row("math", **svf), row("math-mlp", **{**svf, "seed": 0})]))
+    run, paper = cells[2].index("Run"), cells[2].index("† paper")
+    assert [(line[run], line[paper]) for line in cells[4:]] == [("", "75.89 (1.00)"), ("math", "79.15 (1.04)"), ("math-mlp", "")]
 
 
 def test_a_base_score_of_zero_has_no_normalised_scores():
