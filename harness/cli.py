@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -168,6 +169,7 @@ def _study(argv: Sequence[str]) -> int:
     from ..reports.study import study_tables
 
     study = load_study(args.study)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else what it has begun would run on
     found = [one for row in rows(study) if (one := made(study, row))] if args.made else run_study(study, args.jobs)
     print(study_tables(found, {task: run for run, tasks in reversed(study.runs.items()) for task in tasks}))
     return 0

@@ -247,23 +247,25 @@ def test_rows_are_made_side_by_side_and_one_that_fails_keeps_no_other_from_being
     assert sorted(trained) == ["code", "math", "reasoning"]  # each once, whatever number of tasks score it
 
 
-def test_a_study_that_is_broken_off_ends_what_runs_and_begins_nothing(tmp_path, monkeypatch):
-    study = load_study(write(tmp_path, f"name: x\nruns: {{reasoning: [arc_easy_text, arc_challenge_text]}}\noutput: {tmp_path}\n"))
-    begun = []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_study_that_is_broken_off_ends_what_runs_and_begins_nothing(number, tmp_path, monkeypatch):
+    file = write(tmp_path, f"name: x\nruns: {{reasoning: [arc_easy_text, arc_challenge_text]}}\noutput: {tmp_path}\n")
+    study, begun = load_study(file), []
 
     def score(study, row, adapter):
         begun.append(row.label)
-        threading.Timer(1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+        threading.Timer(1, signal.pthread_kill, (threading.main_thread().ident, number)).start()
         study_rows._call(study, row, "score", ["-c", "import time; time.sleep(100)"])
 
     monkeypatch.setattr(study_rows, "_score", score)
     before = time.monotonic()
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
     try:
-        with pytest.raises(KeyboardInterrupt):
-            run_study(study)
+        assert main(["study", str(file)]) == 130
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
     assert time.monotonic() - before < 50 and begun == ["base-arc_easy_text"]
     with pytest.raises(T2Error, match="train was not begun"):
         study_rows._call(study, next(rows(study)), "train", ["-c", "raise SystemExit('begun')"])
