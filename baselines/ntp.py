@@ -72,7 +72,7 @@ def _collator(tokenizer: Any) -> DataCollatorForSeq2Seq:
 class _InPasses(Trainer):
     """Takes a step's documents in passes of `tokens_per_pass` tokens, sorted by length: a long one widens its own pass alone.
 
-    Logits are made from the pass's first learned token on: they are the most of a pass's memory, and prompts need none.
+    Logits are made from the pass's first learned token on; prompts need none.
     """
 
     def __init__(self, tokens_per_pass: int, **options: Any) -> None:
