@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +79,7 @@ def card(run: Run) -> dict[str, Any]:
     rewarded = (
         {"training_reward": {"first": trained[0]["reward"], "last": trained[-1]["reward"]}} if trained and "reward" in trained[0] else {}
     )
-    origin = run.folder.origin()
+    origin = {**run.origin(), **run.folder.origin()}  # what an older t2 did not keep is told as it is now
     return {
         "name": config.name,
         "description": config.description,
@@ -118,9 +117,7 @@ def card(run: Run) -> dict[str, Any]:
         "cpu_seconds": round(run.cpu_seconds, 1),
         "peak_memory_bytes": run.peak_memory,
         "processes": run.processes.count,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.processes.device.type}",
-        "versions": origin.get("versions", {}),
-        "git_commit": origin.get("git_commit"),
+        **{key: origin[key] for key in ("machine", "versions", "git_commit")},
     }
 
 

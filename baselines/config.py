@@ -35,6 +35,8 @@ class TrainConfig:
         objective: ``reinforce`` (equation 1) or ``ntp``: next-token prediction of the official solutions, prompts masked.
         target_modules: ``attention`` (q_proj, v_proj), ``mlp`` (gate_proj, up_proj, down_proj), ``mlp+attention``, ``all-linear``, or
             None: the method's own (SVF ``mlp+attention``, LoRA and DoRA ``attention``, IA3 keys, values and MLP).
+        last_layers: adapt so many layers at the model's end alone, the others need no backward pass (the paper takes half for its 70B model
+            and for vision); None: all.
         svf_form: ``scale`` or ``renormalised`` (see `SvfConfig`).
         lora_r, lora_alpha, lora_dropout: of LoRA and DoRA; the dropout acts under ``ntp`` alone: ``reinforce`` trains
             the policy that sampled.
@@ -72,6 +74,7 @@ class TrainConfig:
     method: Literal["svf", "lora", "dora", "ia3"] = "svf"
     objective: Literal["reinforce", "ntp"] = "reinforce"
     target_modules: Literal["attention", "mlp", "mlp+attention", "all-linear"] | None = None
+    last_layers: int | None = None
     svf_form: Literal["scale", "renormalised"] = "scale"
     lora_r: int = 16
     lora_alpha: int = 32
@@ -106,7 +109,8 @@ class TrainConfig:
 
 
 _POSITIVE = ("steps", "prompts_per_step", "samples_per_prompt", "lr", "max_grad_norm", "temperature", "max_new_tokens", "eval_every",
-             "eval_docs", "patience", "stall_steps", "generation_batch_size", "tokens_per_pass", "lora_r", "lora_alpha")  # fmt: skip
+             "eval_docs", "patience", "stall_steps", "generation_batch_size", "tokens_per_pass", "lora_r", "lora_alpha",
+             "last_layers")  # fmt: skip
 
 
 def settings_help() -> str:
@@ -152,7 +156,7 @@ def read_yaml(path: str | Path, folder: str, what: str) -> tuple[Path, dict[str,
         path = shipped[path.name]
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of settings; it is {type(values).__name__}.")
@@ -180,11 +184,13 @@ def load_configs(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, T
             continue
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
             errors.append(f"the value of {override!r} is not YAML")
     swept = {key: value for key, value in values.items() if isinstance(value, list)}
-    errors += [f"{key} is an empty list" for key, value in swept.items() if not value]
-    errors += [f"{key} cannot be swept" for key in swept if key in ("name", "output", "task", "model", "seed")]
+    for key in [key for key, value in swept.items() if not value]:
+        errors.append(f"{key} is an empty list")
+        del values[key], swept[key]
+    errors += [f"{key} cannot be swept" for key in swept if key in ("name", "output", "task", "model", "seed", "eval_docs")]
     runs = {}
     for chosen in itertools.product(*swept.values()):
         label = ",".join(f"{key}={value}" for key, value in zip(swept, chosen, strict=True))
@@ -221,10 +227,17 @@ def parse_config(values: dict[Any, Any], errors: list[str], source: str) -> Trai
     if not 0 <= clean.get("seed", 0) < 2**32:
         errors.append(f"seed must be from 0 to {2**32 - 1}; got {clean['seed']}")
     errors += [f"{key} must be positive; got {clean[key]}" for key in _POSITIVE if clean.get(key) is not None and not clean[key] > 0]
+    endless = [key for key, value in clean.items() if isinstance(value, float) and math.isinf(value) and key != "max_grad_norm"]
+    errors += [f"{key} must be finite; got {clean[key]}" for key in endless]
     if clean.get("kl_coef", 0) < 0:
         errors.append(f"kl_coef must not be negative; got {clean['kl_coef']}")
     if clean.get("baseline") == "leave_one_out" and clean.get("samples_per_prompt", 1) < 2:
         errors.append("baseline leave_one_out needs samples_per_prompt of at least 2")
+    if clean.get("last_layers") is not None:
+        if clean.get("method") == "ia3":
+            errors.append("last_layers goes with svf, lora and dora: PEFT's IA3 has all layers")
+        elif clean.get("method") in ("lora", "dora") and clean.get("target_modules") == "all-linear":
+            errors.append(f"last_layers goes with target_modules attention, mlp or mlp+attention where method is {clean['method']}")
     if not 0 < clean.get("vllm_gpu_memory_utilization", 0.3) < 1:
         errors.append(f"vllm_gpu_memory_utilization must be in (0, 1); got {clean['vllm_gpu_memory_utilization']}")
     if not 0 <= clean.get("lora_dropout", 0) < 1:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from lm_eval.models.utils import resolve_max_length
 from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
@@ -15,6 +16,7 @@ from ..harness.errors import T2Error
 from .reinforce import passes
 from .rollout import prompt_ids, reply_end
 from .run import Run
+from .run_folder import CURE
 
 
 def train_by_next_token(run: Run) -> None:
@@ -24,7 +26,7 @@ def train_by_next_token(run: Run) -> None:
 
     Raises:
         T2Error: the task has no solutions to learn from, or the processes cannot share a step's documents.
-        TrainingStopped: a gradient is not finite.
+        TrainingStopped: a gradient or the model's output is not finite.
     """
     solution = run.task.solution
     if solution is None:
@@ -41,7 +43,8 @@ def train_by_next_token(run: Run) -> None:
     docs = [doc for step in range(run.config.steps) for doc in run.docs(step)]  # every step whole, in the order of REINFORCE
     end = reply_end(run.model, run.tokenizer)
     prompts = prompt_ids(run.model, run.tokenizer, run.prompts(docs), run.max_new_tokens)
-    rows = [_row(run.tokenizer, prompt, solution(doc), end) for prompt, doc in zip(prompts, docs, strict=True)]
+    limit = resolve_max_length(run.model.config, run.tokenizer)  # type: ignore[arg-type]
+    rows = [_row(run.tokenizer, prompt, solution(doc), end, limit) for prompt, doc in zip(prompts, docs, strict=True)]
     trainer = _InPasses(
         run.config.tokens_per_pass,
         model=run.model,
@@ -53,12 +56,23 @@ def train_by_next_token(run: Run) -> None:
     trainer.remove_callback(PrinterCallback)
     if not run.processes.first:
         trainer.remove_callback(ProgressCallback)
-    trainer.train(resume_from_checkpoint=str(run.folder.path / "checkpoints" / state["checkpoint"]) if state else None)
+    trainer.train(resume_from_checkpoint=_checkpoint(run, state["checkpoint"]) if state else None)
 
 
-def _row(tokenizer: Any, start: list[int], solution: str, end: int) -> dict[str, list[int]]:
-    """Return ids, and labels that are -100 on the prompt `start`; the token `end` is learned too."""
-    reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], end]
+def _checkpoint(run: Run, name: str) -> str:
+    path = run.folder.path / "checkpoints" / name
+    if not path.is_dir():
+        raise T2Error(f"{path}, from where the run would go on, is gone. {CURE}")
+    return str(path)
+
+
+def _row(tokenizer: Any, prompt: list[int], solution: str, end: int, limit: int) -> dict[str, list[int]]:
+    """Return ids, `limit` at most, and labels that are -100 on the prompt; the token `end` is learned too.
+
+    A long prompt gives way on its left, as beside a reply; a solution that fills the model alone loses its end.
+    """
+    reply = [*tokenizer(solution, add_special_tokens=False)["input_ids"], end][: limit - 1]
+    start = prompt[-(limit - len(reply)) :]
     return {"input_ids": start + reply, "attention_mask": [1] * len(start + reply), "labels": [-100] * len(start) + reply}
 
 
@@ -151,8 +165,9 @@ class _Progress(TrainerCallback):
         self.run.checked_norm(float(torch.nn.utils.get_total_norm(gradients)))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Validate and save at the last step too."""
+        """Look at the model before anything of it is saved; validate and save at the last step too."""
         self.run.step = state.global_step
+        self.run.check_output()
         control.should_save |= state.global_step == self.run.config.steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any) -> None:

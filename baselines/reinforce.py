@@ -44,9 +44,11 @@ def advantages(rewards: Tensor, baseline: str, samples_per_prompt: int = 1) -> T
         samples_per_prompt: k > 1 for ``leave_one_out``.
     """
     if baseline == "batch":
+        rewards = rewards - rewards[0]  # so that equal rewards give 0 and no rounding error
         return rewards - rewards.mean()
     if baseline == "leave_one_out":
         groups = rewards.view(-1, samples_per_prompt)
+        groups = groups - groups[:, :1]
         others = (groups.sum(1, keepdim=True) - groups) / (samples_per_prompt - 1)
         return (groups - others).flatten()
     return rewards
@@ -80,7 +82,13 @@ def reply_states(model: nn.Module, head: nn.Module, rollouts: Rollouts) -> Tenso
         reply_logits(model, rollouts)
     finally:
         hook.remove()
-    return seen[0]
+    return _of_replies(seen[0], rollouts)
+
+
+def _of_replies(rows: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return what belongs to the replies of whole rows ``[b, P + T, …]``, which a model gives that knows no `logits_to_keep`."""
+    length = rollouts.reply_length
+    return rows if rows.shape[1] == length else rows[:, -length - 1 : -1]
 
 
 def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
@@ -95,7 +103,7 @@ def reply_logits(model: nn.Module, rollouts: Rollouts) -> Tensor:
         logits_to_keep=torch.arange(width - rollouts.reply_length - 1, width - 1, device=rollouts.ids.device),
         use_cache=False,
     )
-    return output.logits
+    return _of_replies(output.logits, rollouts)
 
 
 def _terms(  # noqa: D417 - the last three are those of `loss_gradient`

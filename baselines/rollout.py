@@ -85,8 +85,18 @@ def prompt_room(model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: 
 
 
 def whole_prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of prompts; those in a chat template carry its special tokens already."""
-    return tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]  # type: ignore[return-value]
+    """Return the tokens of prompts; those in a chat template carry its special tokens already.
+
+    Raises:
+        T2Error: one has none.
+    """
+    ids: list[list[int]] = tokenizer(list(prompts), add_special_tokens=tokenizer.chat_template is None)["input_ids"]  # type: ignore[assignment]
+    if not all(ids):
+        raise T2Error(
+            "A prompt of the task is empty, and the tokenizer begins with no token of its own, so there is nothing to reply to: see the "
+            "task's doc_to_text, or take a model with a chat template."
+        )
+    return ids
 
 
 def prompt_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import platform
 import random
 import shutil
@@ -34,11 +35,13 @@ from .dispatch_task import DISPATCH
 from .memory import return_freed_tensors
 from .methods import adapter_config
 from .processes import Processes, first_only
-from .rollout import Rollouts, chat_prompts, chat_template, generate, own_ends, prompt_room, whole_prompt_ids
-from .run_folder import RunFolder
+from .rollout import Rollouts, chat_prompts, chat_template, generate, own_ends, prompt_ids, prompt_room, whole_prompt_ids
+from .run_folder import CURE, RunFolder
 
 logger = logging.getLogger("t2.train")
 
+_NOT_FINITE = "the model's logits are not finite."
+_SMALLER = "Lower lr, or use dtype=float32."
 _PROGRESS = ("step", "best", "stale", "seconds", "cpu_seconds", "peak_memory")
 
 
@@ -105,11 +108,12 @@ class Run:
         return self.step >= self.config.steps or (self.config.patience is not None and self.stale >= self.config.patience)
 
     def origin(self) -> dict[str, Any]:
-        """Return what the run's results depend on besides its settings: versions, git commit, data hashes."""
+        """Return what the run's results depend on besides its settings: versions, git commit, machine, data hashes."""
         names = ("torch", "transformers", "peft", "lm-eval")
         return {
             "versions": {"t2": __version__, "python": platform.python_version(), **{name: version(name) for name in names}},
             "git_commit": _git_commit(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.processes.device.type}",
             "data_sha256": self.split.sha256,
         }
 
@@ -159,13 +163,18 @@ class Run:
         """Sample one reply to each of `docs` (greedy for `temperature` 0).
 
         Raises:
-            TrainingStopped: vLLM's engine fails, or is not the policy.
+            TrainingStopped: the policy's logits are not finite, or vLLM's engine fails, or is not the policy.
         """
         prompts = self.prompts(docs)
         if self.sampler is None:
             if temperature > 0:
                 torch.manual_seed(seed)
-            return generate(self.model, self.tokenizer, prompts, self.max_new_tokens, temperature)
+            try:
+                return generate(self.model, self.tokenizer, prompts, self.max_new_tokens, temperature)
+            except RuntimeError as error:
+                if "probability tensor contains" not in str(error):
+                    raise
+                raise self.stopped(f"No reply can be sampled in step {self.step + 1}: {_NOT_FINITE}", _SMALLER, Diverged) from error
         try:
             found, difference = self.sampler.generate(self.model, self.tokenizer, prompts, self.max_new_tokens, temperature, seed)
         except T2Error as error:
@@ -179,8 +188,14 @@ class Run:
         return kind(f"{why} The state before it is kept in {self.folder.path}{best}. {cure}")
 
     def validate(self) -> None:
-        """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; `save` keeps it if it is the best."""
+        """Score the adapter as it is, greedily, on the first `eval_docs` of the validation half; `save` keeps it if it is the best.
+
+        Raises:
+            T2Error: before the first step, the base model's output is not finite.
+        """
         started = time.monotonic()
+        if self.step == 0:
+            self.check_output()
         docs = sorted(self.split.validation[: self.config.eval_docs], key=self.length)
         size = self.config.generation_batch_size
         chunks = [docs[i : i + size] for i in range(0, len(docs), size)]
@@ -235,6 +250,8 @@ class Run:
         self.processes.wait()
         if state is None:
             return None
+        if missing := [name for name in (*_PROGRESS, "weights") if name not in state]:
+            raise T2Error(f"{self.folder.path} holds the state of another version of t2, without {', '.join(missing)}. {CURE}")
         if (began := state.get("base_fingerprint", self.base_fingerprint)) != self.base_fingerprint:
             raise T2Error(
                 f"{self.folder.path} holds a run on another base model (fingerprint {began} there, {self.base_fingerprint} here). Give "
@@ -259,6 +276,28 @@ class Run:
         finally:
             self.folder.release()
 
+    @torch.no_grad()
+    def check_output(self) -> None:
+        """See, before anything of it is kept, that the model's logits after one prompt are numbers.
+
+        Raises:
+            Diverged: they are not, after a step.
+            T2Error: nor are they before the first.
+        """
+        prompt = prompt_ids(self.model, self.tokenizer, self.prompts(self.split.validation[:1]), self.max_new_tokens)
+        training = self.model.training
+        self.model.eval()
+        logits = self.model(input_ids=torch.tensor(prompt, device=self.processes.device), logits_to_keep=1).logits
+        self.model.train(training)
+        if logits[:, -1].isfinite().all():
+            return
+        if self.step == 0:
+            raise T2Error(
+                f"model {self.config.model or 'null, the default'} gives logits that are not finite, in {self.config.dtype}: its "
+                "checkpoint is damaged, or the type too small. Fetch it again, or give dtype=float32."
+            )
+        raise self.stopped(f"After step {self.step} {_NOT_FINITE}", _SMALLER, Diverged)
+
     def checked_norm(self, norm: float) -> float:
         """Return the gradient's norm.
 
@@ -266,7 +305,7 @@ class Run:
             Diverged: it is not finite.
         """
         if not math.isfinite(norm):
-            raise self.stopped(f"The gradient of step {self.step + 1} is not finite.", "Lower lr, or use dtype=float32.", Diverged)
+            raise self.stopped(f"The gradient of step {self.step + 1} is not finite.", _SMALLER, Diverged)
         return norm
 
 
@@ -298,9 +337,10 @@ def _load(source: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
     if quantised := getattr(base, "quantization_method", None):
         kind = getattr(quantised, "value", quantised)
         raise T2Error(f"model {source} is quantised ({kind}), and t2 train takes weights as they were before.")
+    ends = own_ends(base, tokenizer)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    base.generation_config = GenerationConfig(eos_token_id=own_ends(base, tokenizer), pad_token_id=tokenizer.pad_token_id)
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(ends[0])
+    base.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     return base, tokenizer
 
 
@@ -315,11 +355,11 @@ def _tell_unmatched(wanted: Set[str], adapted: Sequence[str], config: TrainConfi
         )
 
 
-def _adapted(base: nn.Module, config: TrainConfig) -> nn.Module:
-    adapter = adapter_config(config)
+def _adapted(base: Any, config: TrainConfig) -> nn.Module:
+    adapter = adapter_config(config, base.config.get_text_config().num_hidden_layers)
     wanted = set(adapter.target_modules) if isinstance(adapter.target_modules, set | list) else set()  # type: ignore[attr-defined]
     try:
-        model = get_peft_model(base, adapter)  # type: ignore[arg-type]
+        model = get_peft_model(base, adapter)
     except ValueError as error:
         raise T2Error(
             f"target_modules={config.target_modules or 'null'} with method={config.method} cannot be adapted on model "

@@ -4,13 +4,15 @@ import fcntl
 import io
 import json
 import logging
+import pickle
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 import yaml
 
-from ..adapters.files import write_whole
+from ..adapters.files import TMP_PREFIX, write_whole
 from ..harness.errors import T2Error
 
 logger = logging.getLogger("t2.train")
@@ -18,23 +20,25 @@ logger = logging.getLogger("t2.train")
 _CHANGEABLE = ("tokens_per_pass", "generation_batch_size", "gradient_checkpointing", "vllm_gpu_memory_utilization")
 """Settings that say how much is done at a time: a run that is out of memory may go on with others."""
 
-_CURE = "Give another name= or output=, or delete the folder."
+CURE = "Give another name= or output=, or delete the folder."
+"""What to do about a folder that this run cannot go on in."""
 
 
 class RunFolder:
     """Files of one training run.
 
-    ``config.yaml`` what was asked; ``origin.yaml`` versions, git commit and data hashes at the start; ``state.pt`` the last finished step;
-    ``metrics.jsonl`` one line an event; ``best/`` the best adapter so far; ``expert/`` the result, with its card.
+    ``config.yaml`` what was asked; ``origin.yaml`` versions, git commit, machine and data hashes at the start; ``state.pt`` the last
+    finished step; ``metrics.jsonl`` one line an event; ``best/`` the best adapter so far; ``expert/`` the result, with its card.
 
     Args:
         path: of the folder; made if it is not there. It is locked until `release`.
         config: as plain values. A folder that holds another configuration is refused; only what is done at a time may differ.
-        origin: what the results depend on besides: ``versions``, ``git_commit``, ``data_sha256``. Other data are refused, other versions
-            warned of. None in all processes but the first, which leave the files alone.
+        origin: what the results depend on besides: ``versions``, ``git_commit``, ``machine``, ``data_sha256``. Other data are refused,
+            other versions warned of. None in all processes but the first, which leave the files alone.
 
     Raises:
-        T2Error: the folder belongs to a sweep, or to a run with other settings, of another version of t2, or on other data, or is in use.
+        T2Error: the folder belongs to a sweep, or to a run with other settings, of another version of t2, or on other data, or is in use,
+            or a file in it is damaged.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], origin: dict[str, Any] | None) -> None:
@@ -47,7 +51,7 @@ class RunFolder:
             return
         self._lock = hold(path)
         if (saved := _read(path / "config.yaml")) is None and (path / "expert").exists():
-            raise T2Error(f"{path} holds the best adapter of a sweep, which a single run would replace. {_CURE}")
+            raise T2Error(f"{path} holds the best adapter of a sweep, which a single run would replace. {CURE}")
         if saved is not None:
             self._compare(saved, _read(path / "origin.yaml") or {}, config, origin)
 
@@ -67,14 +71,12 @@ class RunFolder:
     def _compare(self, old: dict[str, Any], began: dict[str, Any], config: dict[str, Any], origin: dict[str, Any]) -> None:
         if alien := sorted({*old} ^ {*config}):
             version = began.get("versions", {}).get("t2", "an unknown version")
-            raise T2Error(f"{self.path} holds a run of t2 {version}, whose settings are not this version's ({', '.join(alien)}). {_CURE}")
+            raise T2Error(f"{self.path} holds a run of t2 {version}, whose settings are not this version's ({', '.join(alien)}). {CURE}")
         if changed := sorted(k for k in config if old[k] != config[k] and k not in _CHANGEABLE):
             detail = ", ".join(f"{k}: {old[k]!r} there, {config[k]!r} asked" for k in changed)
-            raise T2Error(f"{self.path} holds a run with other settings ({detail}). {_CURE}")
+            raise T2Error(f"{self.path} holds a run with other settings ({detail}). {CURE}")
         if began.get("data_sha256") != origin["data_sha256"]:
-            raise T2Error(
-                f"{self.path} holds a run on other data ({began.get('data_sha256')} there, {origin['data_sha256']} here). {_CURE}"
-            )
+            raise T2Error(f"{self.path} holds a run on other data ({began.get('data_sha256')} there, {origin['data_sha256']} here). {CURE}")
         if (versions := began.get("versions")) != origin["versions"]:
             logger.warning("%s was begun with %s and goes on with %s: the numbers may differ.", self.path, versions, origin["versions"])
 
@@ -88,7 +90,12 @@ class RunFolder:
             if first:
                 self.metrics.unlink(missing_ok=True)
             return None
-        state = torch.load(self._state, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self._state, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+                raise
+            raise T2Error(f"{self._state} cannot be read ({type(error).__name__}: {str(error)[:200]}). {CURE}") from error
         if first:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()[: state["metric_lines"]] if self.metrics.exists() else []
             write_whole(self.metrics, "".join(line + "\n" for line in lines).encode())
@@ -116,7 +123,7 @@ class RunFolder:
 
 
 def hold(folder: Path) -> IO[str]:
-    """Make `folder` and lock it for this process, until the returned file is closed.
+    """Make `folder` and lock it for this process, until the returned file is closed; clear away what a killed one was writing there.
 
     Raises:
         T2Error: another process holds it.
@@ -130,8 +137,22 @@ def hold(folder: Path) -> IO[str]:
         raise T2Error(f"{folder} is in use by another t2. Wait until it has ended, or give another name= or output=.") from None
     except OSError as error:  # a file system that has no locks
         logger.warning("%s cannot be locked (%s): see that no other t2 uses it.", folder, error.strerror)
+        return file
+    for leftover in folder.glob(f"{TMP_PREFIX}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
     return file
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise T2Error(f"{path} cannot be read ({error}). {CURE}") from error
+    if not isinstance(found, dict):
+        raise T2Error(f"{path} must be a mapping; it is {type(found).__name__}. {CURE}")
+    return found

@@ -188,4 +188,4 @@ def rows(study: Study) -> Iterator[Row]:
 def overrides(study: Study, seed: int) -> list[str]:
     """Return what the study sets in a configuration of `t2 train`, as ``key=value``."""
     settings = {**study.settings, "seed": seed, "output": str(study.folder / f"seed{seed}")}
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]

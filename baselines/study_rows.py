@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -61,7 +62,8 @@ def run_study(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
             together.setdefault(row if row.run is None else (row.run, row.seed), []).append(row)
         failed: list[str] = []
         _broken_off.clear()
-        with hold(study.folder), ThreadPoolExecutor(jobs) as pool:
+        with hold(study.folder) as lock, ThreadPoolExecutor(jobs) as pool:
+            os.set_inheritable(lock.fileno(), True)  # held, after a kill -9 too, until what was begun has ended
             started = [pool.submit(_make, study, rows) for rows in together.values()]
             try:
                 for making in started:
@@ -334,7 +336,8 @@ def _call(study: Study, row: Row, what: str, arguments: list[str]) -> None:
     log = _log(study, row, what)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *arguments]
-    with log.open("a", encoding="utf-8") as out, subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL) as process:
+    how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "close_fds": False}  # the lock goes along
+    with log.open("a", encoding="utf-8") as out, subprocess.Popen(command, stdout=out, stderr=out, **how) as process:
         while process.poll() is None:
             if _broken_off.wait(0.1):
                 process.terminate()

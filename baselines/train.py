@@ -27,7 +27,7 @@ from .ntp import train_by_next_token
 from .reinforce import StepStats, accumulate_gradient, advantages, recomputed_layers
 from .rollout import Rollouts
 from .run import Diverged, Run, TrainingStopped
-from .run_folder import hold
+from .run_folder import CURE, hold
 
 logger = logging.getLogger("t2.train")
 
@@ -49,12 +49,18 @@ def main(config: str, overrides: Sequence[str] = ()) -> Path:
     return path
 
 
+def run_folders(config: str, overrides: Sequence[str] = ()) -> list[Path]:
+    """Return the folder of the run that `main` makes of the same arguments, or those of a sweep's runs."""
+    runs = load_configs(config, overrides)
+    return [Path(one.output) / one.name if len(runs) == 1 else _sweep_output(one, label) / one.name for label, one in runs.items()]
+
+
 def train(config: TrainConfig) -> Path:
     """Train, and return the folder of the best checkpoint with its card.
 
     Raises:
         T2Error: unknown task, unreachable data, a folder of another run.
-        TrainingStopped: the gradient is not finite, no reply is rewarded, or memory or disk is full.
+        TrainingStopped: the gradient or the model's output is not finite, no reply is rewarded, or memory or disk is full.
     """
     try:
         run = Run(config)
@@ -91,14 +97,21 @@ def sweep(runs: Mapping[str, TrainConfig]) -> Path:
     It is copied to ``<output>/<name>/expert/<name>``, with the validation of all runs on its card. A run that diverges is passed over.
 
     Raises:
-        T2Error: as `train`, or ``<output>/<name>`` is the folder of a single run, whose adapter would be lost, or is in use.
+        T2Error: as `train`, or ``<output>/<name>`` is the folder of a single run, or of a sweep that is not part of this one, whose
+            adapter would be lost, or is in use.
         Diverged: all runs do.
     """
     first = next(iter(runs.values()))
     target = Path(first.output) / first.name
     with hold(target) if os.environ.get("RANK", "0") == "0" else nullcontext():
         if (target / "config.yaml").exists():
-            raise T2Error(f"{target} holds a single run, whose adapter a sweep would replace. Give another name= or output=, or delete it.")
+            raise T2Error(f"{target} holds a single run, whose adapter a sweep would replace. {CURE}")
+        if (card := target / "expert" / first.name / CARD).exists():
+            before = json.loads(card.read_text(encoding="utf-8"))["sweep"]
+            if others := sorted({*before["validation"], *before.get("diverged", [])} - {*runs}):
+                raise T2Error(
+                    f"{target} holds the best adapter of another sweep, over {', '.join(others)}, which this would replace. {CURE}"
+                )
         return _sweep(runs)
 
 
@@ -106,9 +119,8 @@ def _sweep(runs: Mapping[str, TrainConfig]) -> Path:
     made: dict[str, Path] = {}
     diverged: dict[str, Diverged] = {}
     for label, config in runs.items():
-        folder = Path(config.output) / f"{config.name}.sweep" / label
         try:
-            made[label] = train(dataclasses.replace(config, output=str(folder)))
+            made[label] = train(dataclasses.replace(config, output=str(_sweep_output(config, label))))
         except Diverged as error:
             diverged[label] = error.with_traceback(None)  # which would keep the model in memory
             gc.collect()
@@ -116,6 +128,10 @@ def _sweep(runs: Mapping[str, TrainConfig]) -> Path:
     if not made:
         raise next(iter(diverged.values()))
     return export_best(made, next(iter(runs.values())), sorted(diverged))
+
+
+def _sweep_output(config: TrainConfig, label: str) -> Path:
+    return Path(config.output) / f"{config.name}.sweep" / label
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -154,7 +170,7 @@ class Reinforce:
         """Run to the last step.
 
         Raises:
-            Diverged: the gradient is not finite, or no reply has been rewarded for `stall_steps` steps.
+            Diverged: the gradient or the model's output is not finite, or no reply has been rewarded for `stall_steps` steps.
         """
         run = self.run
         state = run.resume()
@@ -206,6 +222,7 @@ class Reinforce:
         lr = self.schedule.get_last_lr()[0]
         self.schedule.step()
         run.step += 1
+        run.check_output()
         lengths = run.processes.together([part.reply_mask.sum(1).tolist() for part in rollouts])
         elapsed = time.monotonic() - started
         run.seconds += elapsed

@@ -1,6 +1,7 @@
 """The command `t2`. Each command imports what it needs when it runs, so that `t2 --help` is quick."""
 
 import argparse
+import contextlib
 import errno
 import json
 import logging
@@ -143,12 +144,19 @@ def _train(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
     args = parser.parse_args(argv)
     from ..baselines.train import main as train
+    from ..baselines.train import run_folders
+    from ..reports.errors import ReportError
     from ..reports.plots.canvas import save
     from ..reports.plots.curves import draw, events
 
-    made = train(args.config, args.overrides)
-    if int(os.environ.get("RANK", "0")) == 0:
-        save(draw({made.name: events(made)}), made.parents[1] / "curve.png")
+    curves = {folder: folder for folder in run_folders(args.config, args.overrides)}
+    try:
+        made = train(args.config, args.overrides)
+        curves[made.parents[1]] = made  # of a sweep the best
+    finally:  # of a run that was stopped too
+        for folder, run in curves.items() if int(os.environ.get("RANK", "0")) == 0 else ():
+            with contextlib.suppress(ReportError, OSError):  # it is not begun, or the disk is full
+                save(draw({run.name: events(run)}), folder / "curve.png")
     return 0
 
 

@@ -152,7 +152,7 @@ def split_halves(task: TrainTask, seed: int) -> Split:
 
     Raises:
         FetchError: the train split cannot be had.
-        T2Error: it is too small to be cut.
+        T2Error: it is too small to be cut, or holds what is no JSON.
     """
     if task.published:
         rows = task.published()
@@ -164,5 +164,11 @@ def split_halves(task: TrainTask, seed: int) -> Split:
         if not half:
             raise T2Error(f"{task.dataset} has {len(every)} documents to train on: at least two are needed, one of them for validation.")
         parts = {"train": every[:half], "validation": every[half:]}
-    hashes = {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}
+    try:
+        hashes = {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in parts.items()}
+    except TypeError as error:
+        raise T2Error(
+            f"{task.dataset} has documents with more than text, numbers and lists ({error}), by whose hash a run knows its data: drop or "
+            "convert that column, by the task's process_docs."
+        ) from error
     return Split(parts["train"], parts["validation"], hashes)

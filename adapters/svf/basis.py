@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import AdapterError
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -45,14 +47,14 @@ def compute_basis(weight: Tensor) -> Basis:
     """Compute the basis of `weight` ``[m, n]`` by one symmetric eigenproblem in float64 on its device (Apple's has none: on the CPU).
 
     Raises:
-        ValueError: if `weight` is not a matrix or has NaN or infinite entries.
+        AdapterError: if `weight` is not a matrix or has NaN or infinite entries.
     """
     if weight.dim() != 2:
-        raise ValueError(f"SVF adapts matrices; got a weight of shape {tuple(weight.shape)}.")
+        raise AdapterError(f"SVF adapts matrices; got a weight of shape {tuple(weight.shape)}.")
     w = weight.detach()
     w = (w.cpu() if w.device.type == "mps" else w).double()
     if not torch.isfinite(w).all():
-        raise ValueError("The weight has NaN or infinite entries, so it has no singular values: the checkpoint is damaged.")
+        raise AdapterError("The weight has NaN or infinite entries, so it has no singular values: the checkpoint is damaged.")
     left = w.shape[0] <= w.shape[1]
     gram = w @ w.T if left else w.T @ w
     eigenvalues, vectors = torch.linalg.eigh(gram)
@@ -66,4 +68,4 @@ def renormalised_scale(p: Tensor, sigma: Tensor) -> Tensor:
     z = sigmoid(p) · Σσ / Σ(σ · sigmoid(p)), shape ``[r]``: the sum of singular values is kept.
     """
     m = torch.sigmoid(p)
-    return m * (sigma.sum() / (sigma * m).sum())
+    return m * (sigma.sum() / (sigma * m).sum().clamp_min(torch.finfo(sigma.dtype).tiny))  # Σσ is 0 for a matrix of zeros

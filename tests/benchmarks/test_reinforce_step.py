@@ -60,7 +60,7 @@ def ours(tokenizer: Any) -> dict[str, float]:
     assert not config.gradient_checkpointing or return_freed_tensors()
     base = AutoModelForCausalLM.from_pretrained(default_model(), dtype=torch.float32).eval().to(DEVICE)
     read_contiguous_rows(base)
-    adapter = adapter_config(config)
+    adapter = adapter_config(config, base.config.num_hidden_layers)
     assert isinstance(adapter, SvfConfig)
     model = get_peft_model(base, adapter).eval()
     for module in model.modules():

@@ -212,9 +212,12 @@ def test_learns_and_resumes_to_the_same_numbers_after_kill_and_nan(run, tiny, tm
     assert str(tmp_path) not in (a.path / "adapter_config.json").read_text()
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), a.path)
 
+    origin = tmp_path / "whole/parity/origin.yaml"
+    origin.write_text(origin.read_text().replace(f"machine: {a.card['machine']}", "machine: another"))  # as if it had been copied
     other = run("whole", stdin=subprocess.DEVNULL)  # nothing left to do: same expert, no new steps
     assert other.wait(timeout=100) == 0
     assert numbers(tmp_path / "whole") == events
+    assert load_expert(a.path).card == {**a.card, "machine": "another"}
 
 
 def finish(process):
@@ -312,6 +315,21 @@ def test_a_sweep_passes_over_what_diverges_on_two_processes_too(run, tmp_path):
     card = json.loads((tmp_path / "sweep/parity/expert/parity/card.json").read_text())
     assert card["sweep"]["diverged"] == ["lr=0.04"] and [*card["sweep"]["validation"]] == ["lr=0.05"]
     assert card["processes"] == 2
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("objective", ["reinforce", "ntp"])
+def test_a_step_after_which_the_model_gives_no_numbers_is_not_kept(run, tmp_path, objective):
+    kept = tmp_path / "ruined/parity"
+    for _ in range(2):  # the same command tells the same
+        ruined = run("ruined", "steps=4", "eval_every=1", "lr=1e30", "max_grad_norm=1e9", f"objective={objective}")
+        output, _ = ruined.communicate(timeout=200)
+        assert ruined.returncode != 0
+        assert "Diverged: After step 1 the model's logits are not finite." in output and "Lower lr" in output
+        assert next(e["event"] for e in numbers(tmp_path / "ruined")) == "validation"
+        if objective == "reinforce":  # `ntp` begins anew
+            assert torch.load(kept / "state.pt", weights_only=True)["step"] == 0
+        assert (kept / "best/adapter_config.json").is_file() and not (kept / "expert").exists()
 
 
 @pytest.mark.timeout(240)

@@ -30,7 +30,7 @@ def config(**more):
 
 
 def policy(tiny, settings):
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), adapter_config(settings)).eval()
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), adapter_config(settings, 2)).eval()
     shift(model)
     return model
 

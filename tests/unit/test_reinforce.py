@@ -98,6 +98,21 @@ def test_gradient_is_the_naive_one(tokens_per_pass, kl_coef, temperature, head):
     assert (stats.kl > 0.01) == (kl_coef > 0)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_model_that_makes_all_logits_whatever_is_asked_has_the_same_gradient(frozen, monkeypatch):
+    gradients = []
+    for keeps in (True, False):
+        policy = model(0)
+        policy.lm_head.requires_grad_(not frozen)
+        if not keeps:
+            forward = policy.forward
+            monkeypatch.setattr(policy, "forward", lambda *args, logits_to_keep=None, forward=forward, **more: forward(*args, **more))
+        accumulate_gradient(policy, contextlib.nullcontext, rollouts(), torch.tensor([1.0, -1.0, 0.5, -0.25]), 0.0, 1.0, 12)
+        gradients.append([p.grad for p in policy.parameters() if p.requires_grad])
+    for kept, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, whole)
+
+
 def test_a_frozen_head_makes_the_logits_of_a_few_tokens_at_a_time(monkeypatch):
     policy, widths = model(0), []
     assert plain_head(policy, rollouts()) is None and plain_head(granite(0).requires_grad_(False), rollouts()) is None
@@ -191,6 +206,9 @@ def test_advantages():
     assert advantages(rewards, "none") is rewards
     assert advantages(rewards, "batch").tolist() == [1.5, -0.5, -0.5, -0.5]
     assert advantages(torch.tensor([1.0, -1.0, 1.0, 0.0, 0.0, 3.0]), "leave_one_out", 3).tolist() == [1.0, -2.0, 1.0, -1.5, -1.5, 3.0]
+    same = torch.full((9,), -0.1)
+    assert (same - same.mean()).any()  # a rounding error, of which AdamW would make a whole step
+    assert not advantages(same, "batch").any() and not advantages(same, "leave_one_out", 3).any()
 
 
 @pytest.mark.parametrize("form", ["policy_base", "base_policy", "k3"])
@@ -263,6 +281,11 @@ def test_a_long_prompt_is_cut_as_lm_eval_cuts_it(tmp_path):
     assert ours[0] in scored and ours[2] in scored and seen[-1][::2] == ours[::2]
     with pytest.raises(T2Error, match="max_new_tokens=20 leaves no room for a prompt in the 20 tokens that the model reads"):
         generate(policy, tokenizer, prompts, 20, 0)
+
+
+def test_an_empty_prompt_is_told():
+    with pytest.raises(T2Error, match="A prompt of the task is empty, and the tokenizer begins with no token of its own"):
+        generate(tiny.model(), tiny.tokenizer(None), ["a", ""], 2, 0)
 
 
 @pytest.mark.parametrize(("own", "ends"), [(5, [5, 257]), ([5, 257], [5, 257]), (None, [257])])

@@ -28,7 +28,7 @@ def test_merged_weights_are_the_policy(tmp_path, monkeypatch, method, bias):
             torch.nn.init.normal_(layer.self_attn.v_proj.bias)
         biased.save_pretrained(base)
     config = TrainConfig(name="x", task="x", method=method, dtype="float32", lora_dropout=0.0)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), adapter_config(config)).eval()
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), adapter_config(config, 2)).eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +17,9 @@ from lm_eval.tasks import TaskManager
 from t2.adapters.experts import load_expert, shipped
 from t2.adapters.probe import load_probe
 from t2.baselines import study_rows
+from t2.baselines.config import load_config
 from t2.baselines.run_folder import hold
-from t2.baselines.study import Row, load_study, rows
+from t2.baselines.study import Row, load_study, overrides, rows
 from t2.baselines.study_rows import run_study
 from t2.harness.cli import main
 from t2.harness.errors import T2Error
@@ -269,6 +273,38 @@ def test_a_study_that_is_broken_off_ends_what_runs_and_begins_nothing(number, tm
     assert time.monotonic() - before < 50 and begun == ["base-arc_easy_text"]
     with pytest.raises(T2Error, match="train was not begun"):
         study_rows._call(study, next(rows(study)), "train", ["-c", "raise SystemExit('begun')"])
+
+
+def test_a_study_that_was_killed_is_in_use_until_what_it_began_has_ended(tmp_path):
+    file = write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\n")
+    begun = tmp_path / "begun"
+    child = f"import os, time; open({str(begun)!r}, 'w').write(f'{{os.getpid()}}.'); time.sleep(100)"
+    code = (
+        "from t2.baselines import study_rows\nfrom t2.baselines.study import load_study\nstudy_rows._check_tasks = lambda names: None\n"
+        f"study_rows._score = lambda study, row, adapter: study_rows._call(study, row, 'score', ['-c', {child!r}])\n"
+        f"study_rows.run_study(load_study({str(file)!r}))\n"
+    )
+    deadline = time.monotonic() + 100
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not begun.exists() or not begun.read_text().endswith("."):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    with pytest.raises(T2Error, match=r"/x is in use by another t2"):
+        hold(tmp_path / "x")
+    os.kill(int(begun.read_text()[:-1]), signal.SIGKILL)
+    while True:
+        try:
+            return hold(tmp_path / "x").close()
+        except T2Error:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_setting_of_any_letters_reaches_the_training(tmp_path):
+    file = write(tmp_path, f"name: x\nruns: {{reasoning: arc_easy_text}}\noutput: {tmp_path}\nsettings: {{description: 'law 😀'}}\n")
+    study = load_study(file)
+    assert load_config("reasoning", overrides(study, 0)).description == "law 😀"
 
 
 def test_a_row_of_other_settings_is_neither_taken_nor_overwritten(tmp_path, monkeypatch):

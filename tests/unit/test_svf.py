@@ -141,11 +141,12 @@ def test_renormalised_form_keeps_the_sum_of_singular_values():
     reference = u @ torch.diag(s * m) @ vt * (s.sum() / (s * m).sum())  # the reference code's formula
     assert relative(adapted, reference) < 1e-5
     assert torch.allclose(renormalised_scale(torch.full((20,), 0.1), basis.sigma), torch.ones(20), atol=1e-6)
+    assert renormalised_scale(p, torch.zeros(20)).isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [torch.randn(3), torch.tensor([[1.0, float("nan")]]), torch.tensor([[float("inf"), 1.0]])])
 def test_a_damaged_weight_is_refused(bad):
-    with pytest.raises(ValueError, match=r"matrices|damaged"):
+    with pytest.raises(AdapterError, match=r"matrices|damaged"):
         compute_basis(bad)
 
 

@@ -12,12 +12,14 @@ from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Trainer
 
+from t2.adapters.errors import AdapterError
 from t2.adapters.svf import PRESETS
 from t2.baselines import ntp, run_folder, train
 from t2.baselines.config import ConfigError, TrainConfig, load_config, parse_config
 from t2.baselines.processes import Processes
 from t2.baselines.run import Run, _adapted, _load
 from t2.baselines.run_folder import RunFolder, hold
+from t2.harness import cli
 from t2.harness.errors import T2Error
 
 from .. import tiny
@@ -35,6 +37,17 @@ def test_solutions_are_padded_on_the_right_whatever_side_a_rollout_has_set(side)
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [-100, 9, -100]]
     assert tokenizer.padding_side == side
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept", "learned"),
+    [(9, [1, 2, 3, 4], "solu\0"), (7, [3, 4], "solu\0"), (6, [4], "solu\0"), (4, [4], "sol"), (2, [4], "s")],
+)
+def test_a_long_solution_takes_the_prompts_room_and_never_more_than_the_model_reads(limit, kept, learned):
+    tokenizer = tiny.tokenizer(None)
+    reply = [257 if letter == "\0" else tokenizer.convert_tokens_to_ids(letter) for letter in learned]
+    row = ntp._row(tokenizer, [1, 2, 3, 4], "solu", 257, limit)
+    assert row == {"input_ids": kept + reply, "attention_mask": [1] * len(kept + reply), "labels": [-100] * len(kept) + reply}
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -166,6 +179,122 @@ def test_a_single_run_leaves_the_folder_of_a_sweep_alone_and_the_same_sweep_goes
         assert weights.read_bytes() == b"0.3"
 
 
+def test_a_sweep_leaves_another_sweeps_best_alone_and_a_larger_one_takes_its_place(sweep):
+    runs, _, weights = sweep
+    some = {label: runs[label] for label in ("lr=0.1", "lr=0.2")}
+    train.sweep(some)
+    with pytest.raises(T2Error, match=r"x holds the best adapter of another sweep, over lr=0\.2, which this would replace\. Give another"):
+        train.sweep({label: runs[label] for label in ("lr=0.1", "lr=0.3")})
+    assert weights.read_bytes() == b"0.2"
+    train.sweep(runs)
+    assert weights.read_bytes() == b"0.3"
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away_but_not_in_a_folder_in_use(tmp_path):
+    (tmp_path / "best").mkdir()
+    whole = tmp_path / "state.pt"
+    whole.write_bytes(b"whole")
+    (tmp_path / ".tmp-best.old7").mkdir()
+    (tmp_path / ".tmp-best.old7/adapter_config.json").write_bytes(b"{")
+    (tmp_path / ".tmp-state.pt.7").write_bytes(b"ha")
+    with hold(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "best", "state.pt"]
+        (tmp_path / ".tmp-state.pt.8").write_bytes(b"being written")
+        with pytest.raises(T2Error, match="in use by another t2"):
+            hold(tmp_path)
+        assert (tmp_path / ".tmp-state.pt.8").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", b"lr: [", r"(?s)config\.yaml cannot be read \(.*Give another name= or output=, or delete the folder"),
+        ("config.yaml", b"lr", r"config\.yaml must be a mapping; it is str"),
+        ("origin.yaml", b"at: 2024-02-30", r"origin\.yaml cannot be read \(day is out of range"),
+        ("state.pt", b"", r"state\.pt cannot be read \(EOFError"),
+        ("state.pt", b"no archive", r"state\.pt cannot be read \(UnpicklingError"),
+        ("state.pt", None, r"state\.pt cannot be read \("),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content, message):
+    folder = RunFolder(tmp_path, {"lr": 1.0}, ORIGIN)
+    folder.begin()
+    folder.save_state({"weights": torch.zeros(999)})
+    folder.release()
+    content = (tmp_path / name).read_bytes()[:-999] if content is None else content
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(T2Error, match=message):
+        RunFolder(tmp_path, {"lr": 1.0}, ORIGIN).load_state(first=True)
+
+
+def test_a_state_of_another_version_and_a_checkpoint_that_is_gone_are_named(tmp_path):
+    run: Any = SimpleNamespace(folder=RunFolder(tmp_path, {"lr": 1.0}, ORIGIN), processes=Processes())
+    run.folder.save_state({"step": 1, "weights": {}})
+    with pytest.raises(
+        T2Error, match=r"holds the state of another version of t2, without best, stale, seconds, cpu_seconds, peak_memory\."
+    ):
+        Run.resume(run)
+    with pytest.raises(T2Error, match=r"checkpoints/checkpoint-4, from where the run would go on, is gone\. Give another name="):
+        ntp._checkpoint(run, "checkpoint-4")
+
+
+def test_a_stopped_run_and_each_of_a_sweep_have_a_curve(monkeypatch, tmp_path, capsys):
+    arguments = ["reasoning", "lr=[0.1, 0.2]", f"output={tmp_path}"]
+    folders = [tmp_path / f"reasoning.sweep/lr={lr}/reasoning" for lr in (0.1, 0.2)]
+    assert train.run_folders(arguments[0], arguments[1:]) == folders
+    assert train.run_folders("reasoning", [f"output={tmp_path}"]) == [tmp_path / "reasoning"]
+    folders[0].mkdir(parents=True)
+    RunFolder(folders[0], {"lr": 0.1}, ORIGIN).log({"event": "validation", "step": 0, "accuracy": 0.5, "n": 8})
+
+    def stopped(config, overrides):
+        raise train.TrainingStopped("No memory.")
+
+    monkeypatch.setattr(train, "main", stopped)
+    assert cli.main(["train", *arguments]) == 2 and capsys.readouterr().err == "t2: No memory.\n"
+    assert (folders[0] / "curve.png").read_bytes().startswith(b"\x89PNG") and not folders[1].exists()
+
+
+@pytest.mark.parametrize("method", ["svf", "lora", "dora"])
+def test_the_last_layers_can_be_adapted_alone(method):
+    model = _adapted(tiny.model(), TrainConfig("x", "y", method=method, last_layers=1))
+    trained = {name.partition("layers.")[2][0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"1"}
+    reached = []
+    for layer in model.get_base_model().model.layers:
+        layer.register_forward_hook(lambda _, __, output: reached.append(output.requires_grad))
+    model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert reached == [False, True]  # nothing of the first layer is kept for a backward pass
+    with pytest.raises(T2Error, match=r"last_layers=3, and the model has 2 layers\. Give 2 at most"):
+        _adapted(tiny.model(), TrainConfig("x", "y", method=method, last_layers=3))
+
+
+@pytest.mark.parametrize("method", ["svf", "lora"])
+def test_a_damaged_base_is_named_before_anything_is_trained(method, tmp_path):
+    base = tiny.model()
+    base.model.layers[1].mlp.up_proj.weight.data[0, 0] = math.nan
+    with pytest.raises((T2Error, AdapterError), match="checkpoint is damaged"):
+        run: Any = SimpleNamespace(
+            config=TrainConfig("x", "y", method=method, dtype="float32"),
+            model=_adapted(base, TrainConfig("x", "y", method=method)),
+            tokenizer=tiny.tokenizer(None),
+            split=SimpleNamespace(validation=["a prompt"]),
+            prompts=lambda docs: docs,
+            processes=Processes(),
+            max_new_tokens=8,
+            step=0,
+        )
+        Run.check_output(run)
+
+
+def test_a_tokenizer_without_padding_and_end_of_text_pads_with_the_models_end(monkeypatch):
+    base, plain = tiny.model(), tiny.tokenizer()
+    plain.pad_token = plain.eos_token = None
+    monkeypatch.setattr("t2.baselines.run.load_model", lambda *_: base)
+    monkeypatch.setattr("t2.baselines.run.load_tokenizer", lambda *_: plain)
+    base, tokenizer = _load("x", "float32")
+    assert tokenizer.pad_token_id == base.generation_config.pad_token_id == 257
+
+
 def test_target_modules_are_presets():
     for name in (None, *PRESETS):
         assert parse_config({"name": "x", "task": "y", "target_modules": name}, [], "c").target_modules == name
@@ -184,6 +313,11 @@ def test_a_list_of_one_value_is_that_value():
     [
         ({"kl_coef": math.nan}, "kl_coef must be float; got nan"),
         ({"wrong_reward": ".nan"}, r"wrong_reward must be float; got '\.nan'"),
+        ({"lr": math.inf, "kl_coef": math.inf}, "lr must be finite; got inf; kl_coef must be finite; got inf"),
+        ({"temperature": math.inf}, "temperature must be finite; got inf"),
+        ({"last_layers": 0}, "last_layers must be positive; got 0"),
+        ({"last_layers": 1, "method": "ia3"}, "last_layers goes with svf, lora and dora"),
+        ({"last_layers": 1, "method": "lora", "target_modules": "all-linear"}, "last_layers goes with target_modules attention, mlp or"),
         ({"seed": -1}, "seed must be from 0 to 4294967295; got -1"),
         ({"seed": 2**32}, "seed must be from 0 to 4294967295; got 4294967296"),
         ({"name": "others"}, "name 'others' means the unadapted weights"),
@@ -241,6 +375,20 @@ def test_a_quantised_base_is_refused(monkeypatch):
     monkeypatch.setattr("t2.baselines.run.load_tokenizer", lambda *_: tiny.tokenizer())
     with pytest.raises(T2Error, match=r"model org/m is quantised \(fp8\), and t2 train takes weights as they were before"):
         _load("org/m", "float32")
+
+
+def test_no_clip_is_a_clip_at_infinity():
+    assert load_config("reasoning", ["max_grad_norm=.inf"]).max_grad_norm == math.inf
+
+
+def test_dates_that_are_none_and_empty_lists_are_told_with_the_other_errors(tmp_path):
+    with pytest.raises(ConfigError) as told:
+        load_config("reasoning", ["name=2024-02-30", "lr=[]", "eval_docs=[8, 9]", "stepz=1"])
+    for part in ("'name=2024-02-30' is not YAML", "lr is an empty list", "eval_docs cannot be swept", "unknown key 'stepz'"):
+        assert part in str(told.value)
+    (tmp_path / "c.yaml").write_text("name: 2024-02-30")
+    with pytest.raises(ConfigError, match=r"c\.yaml is not YAML: day is out of range"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_the_best_of_a_sweep_over_methods_is_told_with_its_own_command(sweep, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The training tasks: only train splits, equal halves, and rewards that are the evaluation's checks."""
 
+import datetime
 import random
 
 import pytest
@@ -150,3 +151,10 @@ def test_mbpp_plus_documents_are_judged_by_evalpluss_tests(monkeypatch):
     mbpp.correct([doc], ["```python\nx = 1\n```"])
     assert "add(*[7, 8])" in judged[0].tests and judged[0].reference == doc["code"]
     assert chat_prompt(doc).startswith("Add.\nYour code should pass these tests:\nassert add(1, 2) == 3\n")
+
+
+def test_documents_that_are_no_json_are_told(monkeypatch):
+    monkeypatch.setattr(training, "load_rows", lambda *_: [{"at": datetime.date(2024, 1, i + 1)} for i in range(4)])
+    task = training.TrainTask("dated", str, lambda docs, replies: [], max_new_tokens=1)
+    with pytest.raises(T2Error, match=r"dated has documents with more than text, numbers and lists \(Object of type date .* process_docs"):
+        training.split_halves(task, 0)
