@@ -39,6 +39,7 @@ class Asker:
         calibrate: divide, under ``score``, each category's probability by what inputs without content give it (contextual calibration).
         max_length: tokens that fit into the model.
         classifier: ask as classifier experts are trained: instructions in the user's turn.
+        template_args: see `Setup`.
 
     Raises:
         AdapterError: no experts, one called ``others``, or a `max_length` that leaves no room for a question.
@@ -52,6 +53,7 @@ class Asker:
         calibrate: bool = True,
         max_length: int = 2048,
         classifier: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         if not experts:
             raise AdapterError("There is no expert to choose between: dispatch needs at least one.")
@@ -60,8 +62,8 @@ class Asker:
         self.tokenizer, self.form, self.calibrate = tokenizer, form, calibrate
         self.options = [c.name for c in categories(experts)]
         self.unreadable = 0
-        self._frame = ChatFrame(tokenizer)
-        before, after = adaptation_prompt(tokenizer, categories(experts), system_turn=not classifier)
+        self._frame = ChatFrame(tokenizer, template_args)
+        before, after = adaptation_prompt(tokenizer, categories(experts), not classifier, template_args)
         self._after = self._encode(after + (LEAD_IN if form == "score" else ""))
         self._names = told_apart([encode_after(tokenizer, LEAD_IN, name + "}") for name in self.options])
         self._start = self._encode(before)
@@ -117,7 +119,7 @@ class Asker:
         for row, reply in zip(rows, self._replies(rows), strict=True):
             category = parse_reply(reply, self.options)
             self.unreadable += category is None
-            spoken = len(self._encode(reply))
+            spoken = min(len(self._encode(reply)), MAX_REPLY)  # bytes that are no text count as several once they are text
             decisions.append(Decision(category or OTHERS, len(row), spoken, reply=reply, readable=category is not None))
         return decisions
 
@@ -155,8 +157,9 @@ class Dispatcher(Asker):
         max_length: int = 2048,
         share: bool = True,
         classifier: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(tokenizer, experts, form, calibrate, max_length, classifier)
+        super().__init__(tokenizer, experts, form, calibrate, max_length, classifier, template_args)
         self.model = model
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self._prefix = SharedPrefix(model, self._start, pad, share)
@@ -196,7 +199,8 @@ def _generate_form(setup: Setup) -> Dispatcher:
 
 
 def _dispatcher(setup: Setup, form: Literal["score", "generate"]) -> Dispatcher:
-    return Dispatcher(setup.model, setup.tokenizer, setup.experts, form, setup.calibrate, setup.max_length, classifier=setup.classifier)
+    told = {"classifier": setup.classifier, "template_args": setup.template_args}
+    return Dispatcher(setup.model, setup.tokenizer, setup.experts, form, setup.calibrate, setup.max_length, **told)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ A form is made once for a model, from a `Setup`, and has one method: ``decide(co
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -63,6 +63,7 @@ class Setup:
         calibrate: whether probabilities are to be calibrated, where that is possible.
         classifier: whether the weights in pass 1 are those of a classifier expert (``strategy=cls``).
         probe: folder of the probe, for ``probe``; None where there is none.
+        template_args: what the chat template is given besides messages, ``enable_thinking`` say.
     """
 
     model: Any
@@ -72,6 +73,7 @@ class Setup:
     calibrate: bool = True
     classifier: bool = False
     probe: Path | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Form(Protocol):

@@ -1,6 +1,6 @@
 """Pass 1 by a probe: one mean hidden state of an early layer, and nothing of the model after that layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ SHIPPED = Path(__file__).parent / "experts" / FOLDER
 class Reader:
     """What the probe reads of a context: the question (`ChatFrame.question`), without any instruction, at most `MAX_TOKENS` of it."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer, self._frame = tokenizer, ChatFrame(tokenizer)
+    def __init__(self, tokenizer: Any, template_args: Mapping[str, Any] | None = None) -> None:
+        self._tokenizer, self._frame = tokenizer, ChatFrame(tokenizer, template_args)
         first = first_token(tokenizer)
         self._start = [] if first is None else [first]
         self._nothing = [tokenizer.eos_token_id or 0]  # what an empty question is read as
@@ -49,7 +49,7 @@ class ProbeDispatcher:
         folder = setup.probe or SHIPPED
         self.probe = load_probe(folder)
         self.probe.check(setup.model, list(setup.experts), str(folder))
-        self._reader = Reader(setup.tokenizer)
+        self._reader = Reader(setup.tokenizer, setup.template_args)
         self._places = {name: self.probe.categories.index(name) for name in setup.experts}
 
     def decide(self, contexts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> list[Decision]:

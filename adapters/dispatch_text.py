@@ -1,6 +1,6 @@
 """The texts of pass 1: which part of a context is the question, and where it goes in the adaptation prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,12 +15,12 @@ class ChatFrame:
     Found by rendering marked messages, so it holds for any template that shows its messages in order.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, template_args: Mapping[str, Any] | None = None) -> None:
         self._special = sorted((t for t in tokenizer.all_special_tokens if t), key=len, reverse=True)
         self._opens = self._closes = ""
         if not getattr(tokenizer, "chat_template", None):
             return
-        say = lru_cache(None)(lambda *turns: _render(tokenizer, turns) or "")
+        say = lru_cache(None)(lambda *turns: _render(tokenizer, turns, template_args) or "")
         one = say(("user", _MARK)).split(_MARK)
         two = say(("user", "@@A@@"), ("assistant", "@@B@@"), ("user", _MARK)).split("@@B@@")
         if len(one) == 2 and len(two) == 2 and _MARK in two[1]:
@@ -44,7 +44,9 @@ class ChatFrame:
         return text.strip()
 
 
-def adaptation_prompt(tokenizer: Any, options: Sequence[Category], system_turn: bool = True) -> tuple[str, str]:
+def adaptation_prompt(
+    tokenizer: Any, options: Sequence[Category], system_turn: bool = True, template_args: Mapping[str, Any] | None = None
+) -> tuple[str, str]:
     """Return the prompt's text before and after the question.
 
     With a chat template the instructions are the system turn and the question the user's; where the template knows no system turn, or
@@ -54,7 +56,7 @@ def adaptation_prompt(tokenizer: Any, options: Sequence[Category], system_turn: 
     if getattr(tokenizer, "chat_template", None):
         one_turn = (("user", f"{told}\n\nQuestion:\n{_MARK}"),)
         for turns in [(("system", told), ("user", _MARK)), one_turn][not system_turn :]:
-            text = _render(tokenizer, turns)
+            text = _render(tokenizer, turns, template_args)
             if text and text.count(_MARK) == 1 and told in text:
                 before, after = text.split(_MARK)
                 return before, after
@@ -96,11 +98,11 @@ def _common_end(one: str, two: str) -> str:
     return one[len(one) - same :]
 
 
-def _render(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> str | None:
+def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], template_args: Mapping[str, Any] | None) -> str | None:
     from jinja2 import TemplateError
 
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **(template_args or {}))
     except TemplateError:
         return None

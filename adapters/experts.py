@@ -59,7 +59,7 @@ def shipped() -> dict[str, Path]:
 
 
 def find_experts(folder: str | Path) -> dict[str, Path]:
-    """Return name → folder of the experts in `folder`: itself one, or a folder of such.
+    """Return name → folder of the experts in `folder`: itself one, or a folder of such; hidden ones are what a kill has left of one.
 
     Raises:
         AdapterError: there is none.
@@ -67,7 +67,7 @@ def find_experts(folder: str | Path) -> dict[str, Path]:
     root = Path(folder).expanduser()
     if (root / CONFIG).is_file():
         return {root.resolve().name: root}
-    found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+    found = {path.parent.name: path.parent for path in sorted(root.glob(f"[!.]*/{CONFIG}"))}
     if not found:
         raise AdapterError(f"No expert in {root}: neither it nor a folder in it has an {CONFIG}. Train one with `t2 train`.")
     return found

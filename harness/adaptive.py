@@ -219,7 +219,13 @@ class Adaptive(TwoPass):
     def _setup(self, plan: Strategy, experts: Mapping[str, Any], paths: Mapping[str, Any] | None) -> Setup:
         beside = [path.parent / PROBE_FOLDER for path in (paths or {}).values()]
         probe = self._probe or next((folder for folder in beside if (folder / PROBE_WEIGHTS).is_file()), None)
-        return Setup(None, self.tokenizer, experts, self.max_length, self.calibrate, plan.kind == "cls", probe)  # type: ignore[attr-defined]
+        fixed = (self.tokenizer, experts, self.max_length, self.calibrate, plan.kind == "cls", probe)  # type: ignore[attr-defined]
+        return Setup(None, *fixed, self._template_args())
+
+    def _template_args(self) -> dict[str, Any]:
+        """Return what lm-eval gives the chat template besides messages, from ``chat_template_args`` and ``enable_thinking``."""
+        told = {"enable_thinking": getattr(self, "enable_thinking", None), **(getattr(self, "chat_template_args", None) or {})}
+        return {name: value for name, value in told.items() if value is not None}
 
     # ---- what TwoPass asks for
 
@@ -254,8 +260,11 @@ class Adaptive(TwoPass):
 
     def longest_context(self, options: Mapping[str, Any]) -> int:
         """See `TwoPass`; hosts leave room for the answer, except where an encoder reads and a decoder answers."""
-        room = normalize_gen_kwargs(dict(options), self.max_gen_toks)["max_gen_toks"]  # type: ignore[attr-defined]
-        return self.max_length - (0 if getattr(self, "backend", None) == "seq2seq" else room)  # type: ignore[attr-defined]
+        return self.max_length - (0 if getattr(self, "backend", None) == "seq2seq" else self.longest_answer(options))  # type: ignore[attr-defined]
+
+    def longest_answer(self, options: Mapping[str, Any]) -> int:
+        """See `TwoPass`."""
+        return normalize_gen_kwargs(dict(options), self.max_gen_toks)["max_gen_toks"]  # type: ignore[attr-defined]
 
     def run_facts(self) -> dict[str, Any]:
         """See `TwoPass`."""
@@ -288,6 +297,7 @@ class Adaptive(TwoPass):
             "strategy": [self.strategy.kind, *self.strategy.mixture.weights, *self.strategy.mixture.layers],
             "first": self.strategy.first.weights,
             "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,
+            **({"template": template} if (template := self._template_args()) and self.strategy.kind != "fixed" else {}),
             "calibrate": self.calibrate if self.strategy.kind != "fixed" else None,  # a form of one's own is told it too
             "class": type(self).__name__,
             **self.host_facts(),

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..adapters.dispatch_forms import Decision
+from ..adapters.dispatch_prompt import OTHERS
 from ..adapters.mixture import BASE
 
 
@@ -32,8 +33,11 @@ def _alphas(vote: Decision) -> Mapping[str, float]:
 
 
 def follow(own: Decision | None, task: Decision) -> Decision:
-    """Return a prompt's decision: its task's, with what pass 1 said of itself if it voted."""
-    return task if own is None else replace(own, category=task.category, alphas=task.alphas)
+    """Return a prompt's decision: its task's, with what pass 1 said of itself if it voted; why it was `others` only where the task is."""
+    if own is None:
+        return task
+    others = task.category == OTHERS
+    return replace(own, category=task.category, alphas=task.alphas, readable=own.readable or not others, abstained=own.abstained and others)
 
 
 def pooled(ranks: Iterable[Mapping[str, list[Decision]]]) -> dict[str, list[Decision]]:

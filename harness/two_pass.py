@@ -54,6 +54,10 @@ class TwoPass:
         """
         raise NotImplementedError
 
+    def longest_answer(self, options: Mapping[str, Any]) -> int:
+        """Return how many tokens an answer under a request's options has at most."""
+        raise NotImplementedError
+
     def longest_context(self, options: Mapping[str, Any]) -> int:
         """Return how many tokens of a context are read at most, before an answer under a request's options."""
         raise NotImplementedError
@@ -318,7 +322,8 @@ class TwoPass:
             said = [0] * len(own)
             if generated:
                 read = [min(tokens, self.longest_context(r.args[-1])) for tokens, r in zip(read, asked, strict=True)]
-                said = self.count_tokens([answers[i] for i in own])
+                longest = [self.longest_answer(r.args[-1]) for r in asked]  # bytes that are no text count as several once they are text
+                said = [min(*pair) for pair in zip(self.count_tokens([answers[i] for i in own]), longest, strict=True)]
             self.costs.add("pass2", watch.seconds, int(switched), shares([_task(r) for r in asked], read, said, generated))
         return answers
 

@@ -33,7 +33,8 @@ class EngineAsker(Asker):
     """
 
     def __init__(self, name: Any, setup: Setup, engines: Engines) -> None:
-        super().__init__(setup.tokenizer, setup.experts, name, setup.calibrate, setup.max_length, setup.classifier)
+        fixed = (setup.tokenizer, setup.experts, name, setup.calibrate, setup.max_length, setup.classifier)
+        super().__init__(*fixed, setup.template_args)
         self._engines = engines
 
     def decide(self, contexts: Sequence[str], batch_size: int | None = None, progress: bool = False) -> list[Decision]:
@@ -99,6 +100,7 @@ class WorkerForm:
             "max_length": setup.max_length,
             "calibrate": setup.calibrate,
             "classifier": setup.classifier,
+            "template_args": dict(setup.template_args),
             "probe": str(setup.probe) if setup.probe else None,
             "tokenizer": setup.tokenizer.name_or_path,
         }

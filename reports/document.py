@@ -115,11 +115,11 @@ def _differences(gains: Sequence[Gain]) -> list[Block]:
     grouped = any(gain.outcome.clustered is not None for gain in gains)
     for gain in gains:
         outcome, scale = gain.outcome, 100 if gain.column.proportion else 1
-        low, high = outcome.interval
+        between = f" [{outcome.interval[0] * scale:+.2f}, {outcome.interval[1] * scale:+.2f}]" if outcome.interval else ""
         better, worse = (outcome.wins, outcome.losses) if gain.column.higher_is_better else (outcome.losses, outcome.wins)
         lines.append([
             gain.row.label, gain.base.label, gain.column.task, figure(f"{outcome.n:,}"),
-            figure(f"{outcome.difference * scale:+.2f} [{low * scale:+.2f}, {high * scale:+.2f}]"),
+            figure(f"{outcome.difference * scale:+.2f}{between}"),
             *([figure(DASH if outcome.clustered is None else f"{outcome.clustered * scale:.2f}")] if grouped else []),
             figure(f"{better:,}"), figure(f"{worse:,}"), figure(f"{outcome.p:.3g}"),
             strong(f"{gain.p:.3g}") if gain.p < 0.05 else figure(f"{gain.p:.3g}"),

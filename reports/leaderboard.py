@@ -9,7 +9,7 @@ from .load import Score
 from .metrics import Key, extraction, find_score, is_proportion, primary
 from .paired import Logged
 from .rows import Row
-from .statistics import Interval, interval95, mean
+from .statistics import Interval, interval95, is_share, mean
 
 
 @dataclass
@@ -164,11 +164,24 @@ def _column(rows: Sequence[Row], task: str, key: Key) -> Column:
             continue
         column.higher_is_better = score.higher_is_better
         n, share = documents(row, task)[0], extraction(result, key)
-        cell = Cell(score, n, interval95(score.value, score.stderr, n, proportion))
+        cell = Cell(score, n, interval95(score.value, score.stderr, n, proportion, _is_share(row, task, key, score.value, n)))
         cell.extracted = share.value if share and math.isfinite(share.value) else None
         cell.contaminated = bool(row.contaminated(task))
         column.cells.append(cell)
     return column
+
+
+def _is_share(row: Row, task: str, key: Key, value: float, n: int | None) -> bool | None:
+    """Return whether a group's score is the share of all its documents: its subtasks' are, weighed by their size; None: no group."""
+    if (leaves := row.leaves(task)) == [task]:
+        return None
+    parts = [(find_score(row.task(leaf), key), documents(row, leaf)[0]) for leaf in leaves]
+    if not is_share(value, n) or any(score is None or not size for score, size in parts):
+        return is_share(value, n)
+    right = math.fsum(score.value * size for score, size in parts if score and size)
+    return all(is_share(score.value, size, score.stderr) for score, size in parts if score) and math.isclose(
+        right, value * (n or 0), abs_tol=1e-6
+    )
 
 
 def _normalise(board: Board, column: Column, logged: Logged) -> None:

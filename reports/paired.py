@@ -35,7 +35,8 @@ class Outcome:
     Attributes:
         n: documents.
         difference: mean score of a minus that of b, in the metric's units.
-        interval: 95% of the difference; Agresti and Min's for 0/1 scores, else ±1.96 standard errors of the documents' differences.
+        interval: 95% of the difference; Agresti and Min's for 0/1 scores, else ±1.96 standard errors of the documents' differences, None
+            where these do not spread.
         wins: documents where a scores higher.
         losses: documents where b does.
         p: two-sided, exact McNemar for 0/1 scores, else the paired permutation test of the mean difference.
@@ -44,7 +45,7 @@ class Outcome:
 
     n: int
     difference: float
-    interval: Interval
+    interval: Interval | None
     wins: int
     losses: int
     p: float
@@ -167,7 +168,7 @@ def _outcome(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], clusters: Sequenc
     if exact:
         return Outcome(n, difference, _agresti_min(wins, losses, n), wins, losses, mcnemar(losses, wins), clustered)
     spread = standard_error(values)
-    interval = normal(difference, float("inf") if spread is None else spread)
+    interval = normal(difference, spread) if spread else None
     return Outcome(n, difference, interval, wins, losses, sign_flip(values), clustered)
 
 

@@ -1,6 +1,7 @@
 """The `t2` section of a result file: strategy, experts, and what each of the two passes cost."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,19 @@ class T2Info:
         return found if all(math.isfinite(alpha) for alphas in found.values() for alpha in alphas) else {}
 
     @property
-    def trainable(self) -> int | None:
-        """Trained numbers of the experts that this strategy can use, None if not known."""
-        used = set(self.alphas) or set(self.experts)
-        known = [self.parameters[name] for name in used if name in self.parameters]
-        return sum(known) if used and len(known) == len(used) else None
+    def used(self) -> set[str] | None:
+        """Names of the experts that this strategy can use; None if not known."""
+        if self.search and not self.mixture:
+            return set()  # the search kept the base
+        return set(self.alphas) - {"base"} if self.alphas else set(self.experts) or None
+
+
+def trainable(runs: Sequence[T2Info]) -> int | None:
+    """Return the trained numbers of the experts that the runs of one row can use, None if not known."""
+    used = [run.used for run in runs]
+    sizes = {name: size for run in runs for name, size in run.parameters.items()}
+    names = set().union(*(some for some in used if some is not None))
+    return sum(sizes[name] for name in names) if None not in used and names <= sizes.keys() else None
 
 
 def parse_t2(data: Any, path: Path) -> T2Info:

@@ -8,7 +8,7 @@ from .blocks import some
 from .errors import ReportError
 from .labels import ADAPTER_KEYS, MODEL_KEYS, PLACE_KEYS, label_rows, method_args
 from .load import Run, TaskResult, leaves
-from .passes import TwoPass
+from .passes import TwoPass, trainable
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Row:
         """
         t2, its = self.first.t2, base.first.t2 if base else None
         if t2 and t2.method != "base":
-            return t2.trainable
+            return trainable([run.t2 for run in self.runs if run.t2])
         if not self.adapters:
             # `strategy=base` also runs models that an adapter was merged into; the fingerprint tells.
             return 0 if base is self or (t2 and its and t2.base and t2.base == its.base) else None

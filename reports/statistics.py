@@ -42,19 +42,25 @@ def normal(value: float, stderr: float, low: float = -math.inf, high: float = ma
     return (max(low, value - Z95 * stderr), min(high, value + Z95 * stderr))
 
 
-def is_share(value: float, n: int | None) -> bool:
-    """Whether `value` can be a mean of n zeros and ones, i.e. value·n is a whole number.
+def is_share(value: float, n: int | None, stderr: float | None = None) -> bool:
+    """Whether `value` can be a mean of n zeros and ones: value·n is a whole number, and `stderr`, if known, that of such a mean.
 
-    Tells 0/1 metrics from means of fractions (F1, several samples per document) and from unweighted group means, for
-    which Wilson's interval would be wrong. A stderr is no help: groups pool theirs.
+    Tells 0/1 metrics from means of fractions (F1, several samples per document), for which Wilson's interval would be wrong.
+
+    Args:
+        value: the mean.
+        n: documents.
+        stderr: of lm-eval, √(p(1 - p)/(n - 1)) for zeros and ones.
     """
     if not n or not math.isfinite(value) or not 0 <= value <= 1:
         return False
     count = value * n
-    return abs(count - round(count)) <= 1e-9 * max(n, 1)
+    if abs(count - round(count)) > 1e-9 * max(n, 1):
+        return False
+    return stderr is None or n < 2 or math.isclose(stderr, math.sqrt(value * (1 - value) / (n - 1)), rel_tol=1e-3, abs_tol=1e-9)
 
 
-def interval95(value: float, stderr: float | None, n: int | None, proportion: bool) -> Interval | None:
+def interval95(value: float, stderr: float | None, n: int | None, proportion: bool, share: bool | None = None) -> Interval | None:
     """Return the 95% interval of a score: Wilson for 0/1 means of known n, else normal, else None.
 
     Args:
@@ -63,10 +69,11 @@ def interval95(value: float, stderr: float | None, n: int | None, proportion: bo
             unless they were bootstrapped.
         n: documents scored.
         proportion: True if the metric is a share of documents, so bounded by 0 and 1.
+        share: whether it is a mean of zeros and ones; None: `is_share` tells, which it cannot of a group, whose stderr is pooled.
     """
     if not math.isfinite(value):
         return None
-    if proportion and n and is_share(value, n):
+    if proportion and n and (is_share(value, n, stderr) if share is None else share):
         # Rounding first: 0.1 + 0.2 style noise must not push p outside [0, 1].
         return wilson(round(value * n) / n, n)
     # A zero stderr from fewer than two documents would claim certainty.

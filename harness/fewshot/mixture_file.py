@@ -100,6 +100,8 @@ def read_mixture(path: str | Path) -> MixtureFile:
             raise T2Error(f"mixture={path}: field {name!r} is missing or not of type {kind.__name__}. Make the file again by `t2 adapt`.")
     if any(not isinstance(document, dict) or "sha256" not in document for document in data["documents"]):
         raise T2Error(f"mixture={path}: every entry of 'documents' needs a sha256. Make the file again by `t2 adapt`.")
+    if alien := next((name for name, expert in data["experts"].items() if not isinstance(expert, dict)), None):
+        raise T2Error(f"mixture={path}: expert {alien!r} must have a sha256, by name. Make the file again by `t2 adapt`.")
     try:
         mixture = mixture_of(data["alpha"]) or Mixture.base() if data["alpha"] else Mixture.base()
     except (AdapterError, TypeError, ValueError) as error:

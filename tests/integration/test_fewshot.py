@@ -625,6 +625,7 @@ def changed(**fields):
         (changed(documents=None), "'documents' is missing"),
         (changed(base={"fingerprint": "0" * 16, "name": "other"}), "fingerprint 0000000000000000 (other)"),
         (changed(experts={"math": {"sha256": "0" * 64}, "code": {"sha256": "0" * 64}}), "whose weights have sha256 0000"),
+        (changed(experts={"math": "0" * 64}), "expert 'math' must have a sha256, by name"),
         (changed(alpha={"law": 1.0}), "there is no expert 'law'"),
         (Path.unlink, "there is no such file"),
     ],

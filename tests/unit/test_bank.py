@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -245,6 +246,7 @@ def test_damaged_experts_are_refused_by_name(tmp_path, damage, message):
 
 
 def test_find_experts(experts, tmp_path):
+    shutil.copytree(tmp_path / "math", tmp_path / ".math.left-by-a-kill")
     assert set(find_experts(tmp_path)) == {"math", "code", "raw"}
     assert set(find_experts(tmp_path / "math")) == {"math"}
     with pytest.raises(AdapterError, match="No expert in"):

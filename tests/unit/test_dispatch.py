@@ -23,6 +23,7 @@ from t2.adapters.dispatch_text import ChatFrame, adaptation_prompt, encode, enco
 from t2.adapters.errors import AdapterError
 from t2.adapters.mixture import Mixture
 from t2.adapters.prefix import SharedPrefix
+from t2.harness.adaptive import Adaptive
 
 from .. import tiny
 
@@ -146,6 +147,22 @@ def test_the_prompt_goes_into_the_template_or_stands_alone():
     assert before.startswith("<|im_start|>[INST] Analyze") and before.endswith("Question:\n") and after == "[/INST]"
     before, after = adaptation_prompt(tiny.tokenizer(None), options)
     assert before.startswith("Analyze") and before.endswith("Question:\n") and after == "\n\n"
+
+
+def test_what_the_chat_template_is_told_besides_messages_reaches_the_prompt():
+    unthinking = "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    tokenizer = tiny.tokenizer(tiny.CHATML.replace("assistant\n{% endif %}", unthinking))
+    _, after = adaptation_prompt(tokenizer, categories(EXPERTS), template_args={"enable_thinking": False})
+    assert after.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert adaptation_prompt(tokenizer, categories(EXPERTS))[1].endswith("<|im_start|>assistant\n")
+    context = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "1 + 1?"}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    assert ChatFrame(tokenizer, {"enable_thinking": False}).question(context) == "1 + 1?"
+    told = Adaptive._template_args(SimpleNamespace(chat_template_args={"enable_thinking": False}))  # type: ignore[arg-type]
+    assert told == Adaptive._template_args(SimpleNamespace(enable_thinking=False, chat_template_args={}))  # type: ignore[arg-type]
+    setup = Setup(tiny.model(), tokenizer, EXPERTS, max_length=4096, template_args=told)
+    assert tokenizer.decode(make_form("score", setup)._after).endswith(f"</think>\n\n{LEAD_IN}")
 
 
 def test_long_questions_keep_their_start_and_more_of_their_end():

@@ -14,8 +14,10 @@ from t2.reports import pictures
 from t2.reports.cli import Options, collect, main, report
 from t2.reports.errors import ReportError
 from t2.reports.paper import paper_rows, two_pass_seconds
+from t2.reports.passes import T2Info, trainable
 from t2.reports.plots import alphas, confusion, curves, parameters, passes, spectrum
 from t2.reports.plots.canvas import drawn, save
+from t2.reports.statistics import normal, wilson
 
 from ..result_files import acc, cost, log, paper_like, result, sample, share, t2_section, write
 
@@ -106,6 +108,39 @@ def test_runs_table_tells_trained_parameters_and_memory():
 
 def trained(content):
     return {row.label: row.trainable(to) for row, to in zip(content.board.rows, content.board.bases, strict=True)}
+
+
+@pytest.mark.parametrize(("value", "wilsons"), [(14 / 40, True), ((5 / 10 + 9 / 30) / 2, False)])
+def test_a_groups_interval_is_wilsons_where_it_is_a_share_of_all_its_documents(value, wilsons):
+    members = {"a": {"acc,none": share(5, 10)}, "b": {"acc,none": share(9, 30)}}
+    group = {"value": value, "stderr": 0.0936, "n": 40}  # pooled, as lm-eval does
+    path = write("g/results_1.json", result(members, groups={"both": (["a", "b"], {"acc,none": group})}))
+    (column,) = [column for column in collect([path], Options()).board.columns if column.task == "both"]
+    low, high = column.cells[0].interval
+    assert (low, high) == (wilson(value, 40) if wilsons else normal(value, 0.0936, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("sections", "size"),
+    [
+        ([{"strategy": "mix:base=0.3+math=0.7"}], 100),
+        ([{"strategy": "mix:base=0.5"}], 0),
+        ([{"strategy": "prompt"}], 150),
+        ([{"strategy": "fewshot-3", "mixture": {"math": 1.0}}, {"strategy": "fewshot-3", "mixture": {"math": 0.5, "code": 0.5}}], 150),
+    ],
+)
+def test_trained_parameters_are_of_all_experts_that_a_row_can_use_and_of_no_others(sections, size):
+    both = {"experts": {"math": "a" * 64, "code": "b" * 64}, "parameters": {"math": 100, "code": 50}}
+    runs = [T2Info(dispatch="score", base="x", passes={}, sandbox=None, **both, **_layers(section)) for section in sections]
+    assert trainable(runs) == size
+    assert trainable([*runs, T2Info("prompt", "score", {}, "x", {}, None)]) is None  # a file that does not say
+    kept = T2Info("base", "score", both["experts"], "x", {}, None, parameters=both["parameters"], search="fewshot-3")
+    assert trainable([kept]) == 0
+
+
+def _layers(section):
+    mixture = {name: (alpha,) for name, alpha in section.get("mixture", {}).items()}
+    return {"strategy": section["strategy"], "mixture": mixture, "search": "fewshot-3" if mixture else ""}
 
 
 @pytest.mark.parametrize("model", ["hf", "t2"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,9 @@ def test_scores_that_are_fractions_are_tested_by_permutation():
     (found,) = collect(paths, Options()).gains
     assert found.outcome.p == pytest.approx(2 / 10_000), "no draw of signs is as good; McNemar's test would say 2 / 2 ** 40"
     assert found.outcome.difference == pytest.approx(0.25)
-    assert "**62.50**" in report(paths)
+    assert found.outcome.interval is None, "all differ by as much: no spread, which is no certainty"
+    text = report(paths)
+    assert "**62.50**" in text and re.search(r"\| +\+25\.00 \|", text)
 
 
 def test_a_group_is_compared_on_all_documents_of_its_tasks():

@@ -37,12 +37,16 @@ def test_share_needs_a_whole_count():
     assert not is_share(0.5, None)
     assert not is_share(math.nan, 4)
     assert not is_share(2.0, 4)
+    assert is_share(0.5, 20, math.sqrt(0.5 * 0.5 / 19)) and is_share(1.0, 20, 0.0)
+    assert not is_share(0.5, 20, 0.02), "twenty means of five samples each may make a whole number by chance"
 
 
 def test_interval_kinds():
     assert interval95(0.25, None, 4, proportion=True) == wilson(0.25, 4)
     assert interval95(0.3, 0.1, 4, proportion=True) == normal(0.3, 0.1, 0, 1), "a mean of fractions is not binomial"
     assert interval95(0.01, 0.1, None, proportion=True)[0] == 0.0, "cut to what the metric can be"
+    assert interval95(0.5, 0.02, 20, proportion=True) == normal(0.5, 0.02)
+    assert interval95(0.5, 0.02, 20, proportion=True, share=True) == wilson(0.5, 20)
     assert interval95(12.0, 1.0, 50, proportion=False) == (12 - Z95, 12 + Z95)
 
 

@@ -16,7 +16,7 @@ from t2.adapters.mixture import Mixture
 from t2.harness.errors import T2Error
 from t2.harness.results import _confusion, _with_t2
 from t2.harness.strategy import parse_strategy
-from t2.harness.task_vote import verdict
+from t2.harness.task_vote import follow, verdict
 from t2.harness.two_pass import TwoPass
 
 
@@ -72,6 +72,9 @@ class Adapting(TwoPass, Host):
 
     def longest_context(self, options: Mapping[str, Any]) -> int:
         return 100
+
+    def longest_answer(self, options: Mapping[str, Any]) -> int:
+        return options.get("max_gen_toks", 50)
 
     def run_facts(self) -> dict[str, Any]:
         return {"experts": {}, "base": self.base, "dispatch": "score", "calibrate": True, "probe": None}
@@ -152,6 +155,19 @@ def test_costs_are_kept_per_task_and_pass():
     assert sum(t[p]["switches"] for t in (a, b, mc) for p in ("pass1", "pass2")) == lm.switched == 5
     assert mc["pass1"] == {"seconds": 0.0, "prompts": 0, "tokens_in": 0, "tokens_out": 0, "switches": 0}
     assert all(t["pass2"]["seconds"] > 0 for t in (a, b, mc))
+
+
+def test_an_answer_counts_no_more_tokens_than_it_may_have():
+    lm = Adapting()  # answers "math|math 1": bytes that are no text, say, which are more tokens once they are
+    lm.generate_until([Instance("generate_until", {}, ("math 1", {"max_gen_toks": 3}), 0, ("t", 0, 1)), *generate("math 1")])
+    assert lm.costs.task("t")["pass2"]["tokens_out"] == 3 + len("math|math 1")
+
+
+@pytest.mark.parametrize(("settled", "readable", "abstained"), [("math", True, False), ("others", False, True)])
+def test_a_voter_that_was_no_help_follows_its_task(settled, readable, abstained):
+    own = Decision("others", 3, readable=False, abstained=True, reply="?")
+    found = follow(own, Decision(settled, 0))
+    assert (found.category, found.readable, found.abstained, found.reply) == (settled, readable, abstained, "?")
 
 
 def test_samples_say_which_weights_answered():
