@@ -18,8 +18,8 @@ class PassCost(TypedDict):
             then split among them (see `shares`), so that they add up to what was measured.
         prompts: prompts in pass 1: distinct contexts; in pass 2: requests, of which a multiple-choice question has one per option.
         tokens_in: tokens read. Pass 1: without the instruction that all prompts share. Pass 2: context and, if scored, continuation.
-        tokens_out: tokens of the replies (pass 1) or answers (pass 2), after cutting at stop sequences and without thoughts; 0 where nothing
-            is generated.
+        tokens_out: tokens of the replies (pass 1) or answers (pass 2), after cutting at stop sequences and without thoughts; 0 where
+            nothing is generated.
         switches: changes of the model's weights, each counted for the first task that it served; the way back to the base weights for
             the last one.
     """
