@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .errors import AdapterError
-from .experts import Expert, load_expert, shipped
+from .experts import Expert, layer_of, load_expert, shipped
 from .memory import free_memory
 from .mixture import BASE, Mixture
 from .svf import Basis, cached_basis, check_fingerprint, renormalised_scale
@@ -25,12 +24,6 @@ from .svf.apply import adapted_weight, delta_weight, factored_linear
 from .svf.layer import OFFLOADED, check_untied
 
 logger = logging.getLogger("t2.experts")
-
-
-def layer_of(name: str) -> int | None:
-    """Return the number of the layer that a module is in, the first number in its name; None for one outside the layers."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(found.group(1)) if found else None
 
 
 UNKNOWN = Mixture((("?", 1.0),))

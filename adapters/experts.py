@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,15 @@ from .errors import AdapterError
 from .files import write_whole
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "card.json"
+ORIGIN = "origin.yaml"
+"""In the folder of a training run: where it came from."""
 _PREFIX, _SUFFIX = "base_model.model.", ".svf_z"
+
+
+def layer_of(name: str) -> int | None:
+    """Return the number of the layer that a module is in, the first number in its name; None for one outside the layers."""
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(found.group(1)) if found else None
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,11 @@ class Expert:
         """How many numbers it has."""
         return sum(z.numel() for z in self.vectors.values())
 
+    @property
+    def depth(self) -> int:
+        """How many layers the model has up to the last one that it adapts, that one included."""
+        return 1 + max(layer_of(name) or 0 for name in self.vectors)
+
 
 def shipped() -> dict[str, Path]:
     """Return name → folder of the experts inside this package."""
@@ -62,11 +76,13 @@ def find_experts(folder: str | Path) -> dict[str, Path]:
     """Return name → folder of the experts in `folder`: itself one, or a folder of such; hidden ones are what a kill has left of one.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: there is none, or it is the folder of a training run, whose checkpoint is no expert yet.
     """
     root = Path(folder).expanduser()
     if (root / CONFIG).is_file():
         return {root.resolve().name: root}
+    if (root / ORIGIN).is_file():
+        raise AdapterError(f"{root} is a training run. Its expert is in {root / 'expert'}, once the run has ended: name that folder.")
     found = {path.parent.name: path.parent for path in sorted(root.glob(f"[!.]*/{CONFIG}"))}
     if not found:
         raise AdapterError(f"No expert in {root}: neither it nor a folder in it has an {CONFIG}. Train one with `t2 train`.")

@@ -34,6 +34,13 @@ def _left_to_container() -> list[int]:
     return left
 
 
+def begin_peak(device: torch.device | str) -> None:
+    """Have `peak_memory` count from now on; on a CUDA or XPU device only, for a process has one peak."""
+    kind = torch.device(device).type
+    if kind in ("cuda", "xpu") and getattr(torch, kind).is_initialized():
+        getattr(torch, kind).reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device | str) -> int | None:
     """Return the most bytes that were in use at once: PyTorch's on a CUDA or XPU device, this process's for a model on the CPU."""
     kind = torch.device(device).type

@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from .bank import ExpertBank, layer_of
+from .bank import ExpertBank
 from .dispatch_forms import Setup, make_form
 from .errors import AdapterError
-from .experts import load_expert
+from .experts import layer_of, load_expert
 from .memory import peak_memory
 from .mixture import BASE, Mixture
 from .svf import Basis, cached_basis, model_fingerprint

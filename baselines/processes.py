@@ -10,7 +10,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-from ..adapters.memory import peak_memory
+from ..adapters.memory import begin_peak, peak_memory
 
 T = TypeVar("T")
 
@@ -27,8 +27,7 @@ class Processes:
         gpu = torch.cuda.is_available()
         of_rank = PartialState(cpu=not gpu).device if self.count > 1 else None
         self.device: torch.device = torch.device(of_rank or ("cuda" if gpu else "cpu"))
-        if gpu and torch.cuda.is_initialized():  # by another run of this process
-            torch.cuda.reset_peak_memory_stats(self.device)
+        begin_peak(self.device)  # another run of this process may have used more
 
     @property
     def first(self) -> bool:

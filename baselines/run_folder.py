@@ -12,6 +12,7 @@ from typing import IO, Any
 import torch
 import yaml
 
+from ..adapters.experts import ORIGIN
 from ..adapters.files import TMP_PREFIX, write_whole
 from ..harness.errors import T2Error
 
@@ -53,7 +54,7 @@ class RunFolder:
         if (saved := _read(path / "config.yaml")) is None and (path / "expert").exists():
             raise T2Error(f"{path} holds the best adapter of a sweep, which a single run would replace. {CURE}")
         if saved is not None:
-            self._compare(saved, _read(path / "origin.yaml") or {}, config, origin)
+            self._compare(saved, _read(path / ORIGIN) or {}, config, origin)
 
     def release(self) -> None:
         """Let other processes have the folder."""
@@ -65,7 +66,7 @@ class RunFolder:
         if self._origin is None:
             return
         if not (self.path / "config.yaml").exists():
-            write_whole(self.path / "origin.yaml", yaml.safe_dump(self._origin, sort_keys=False).encode())
+            write_whole(self.path / ORIGIN, yaml.safe_dump(self._origin, sort_keys=False).encode())
         write_whole(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
 
     def _compare(self, old: dict[str, Any], began: dict[str, Any], config: dict[str, Any], origin: dict[str, Any]) -> None:
@@ -119,7 +120,7 @@ class RunFolder:
 
     def origin(self) -> dict[str, Any]:
         """Return what the run was begun with."""
-        return _read(self.path / "origin.yaml") or {}
+        return _read(self.path / ORIGIN) or {}
 
 
 def hold(folder: Path) -> IO[str]:

@@ -66,7 +66,8 @@ class T2Results(TypedDict):
         mixture: of a mixture file (`MixtureFile.facts`); None without one.
         contaminated: task → ids of evaluated documents that the mixture's α were chosen on; empty for a clean score.
         sandbox: what generated code has run in since the evaluation began; None where none ran.
-        peak_memory: bytes, of the device that the model is on, or of this process where that is the CPU; None where it cannot be told.
+        peak_memory: bytes, in this evaluation on the device of the model, or of this process ever where that is the CPU; None where it
+            cannot be told.
     """
 
     schema: int

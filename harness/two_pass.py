@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..adapters.dispatch_forms import Decision
-from ..adapters.memory import peak_memory
+from ..adapters.memory import begin_peak, peak_memory
 from ..adapters.mixture import Mixture
 from . import task_vote
 from .cache_key import open_table, table_entry
@@ -134,6 +134,7 @@ class TwoPass:
         self.decisions: dict[str, Decision] = {}
         self.settled: dict[str, Decision] = {}
         self._counted: set[tuple[str, Any, str]] = set()
+        begin_peak(self.device)  # type: ignore[attr-defined]
         self._open_table()
 
     def end_run(self) -> T2Results | None:

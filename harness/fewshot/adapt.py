@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ...adapters.bank import layer_of
 from ...adapters.errors import AdapterError
 from ...adapters.experts import load_expert, shipped
 from ...adapters.mixture import Mixture
@@ -266,7 +265,7 @@ class _Adaptation:
 
     def _search(self, form: str, base: Outcome) -> tuple[AlphaSpace, SearchResult]:
         options = self.options
-        layers = 1 + max(layer_of(name) or 0 for e in self.lm.bank.experts.values() for name in e.vectors) if "layer" in form else None
+        layers = max(expert.depth for expert in self.lm.bank.experts.values()) if "layer" in form else None
         names = tuple(self.lm.bank.answering)
         space = AlphaSpace(names, layers, form.startswith("normalised"), options.low, options.high, options.resolution)
 

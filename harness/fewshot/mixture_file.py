@@ -73,6 +73,12 @@ class MixtureFile:
                     f"{self.path} was made with an expert {name!r} whose weights have sha256 {sha256}; the one here has "
                     f"{experts[name].sha256}. Name the right folder with experts=…, or delete the file and search again with `t2 adapt`."
                 )
+            depth = experts[name].depth
+            if self.mixture.layers and len(self.mixture.layers[0]) < depth:
+                raise T2Error(
+                    f"{self.path} has α for {len(self.mixture.layers[0])} layers; the expert {name!r} adapts {depth}: "
+                    "the file was changed. Delete it and search again with `t2 adapt`."
+                )
 
 
 def read_mixture(path: str | Path) -> MixtureFile:

@@ -622,6 +622,7 @@ def changed(**fields):
         (changed(t2_mixture=99), "format 99"),
         (changed(alpha={"math": float("nan")}), "no usable α"),
         (changed(alpha={"math": [0.1, 0.2], "code": 0.1}), "no usable α"),
+        (changed(alpha={"math": [0.1], "code": [0.1]}), "has α for 1 layers; the expert 'code' adapts 2"),
         (changed(documents=None), "'documents' is missing"),
         (changed(base={"fingerprint": "0" * 16, "name": "other"}), "fingerprint 0000000000000000 (other)"),
         (changed(experts={"math": {"sha256": "0" * 64}, "code": {"sha256": "0" * 64}}), "whose weights have sha256 0000"),

@@ -253,6 +253,14 @@ def test_find_experts(experts, tmp_path):
         find_experts(tmp_path / "cache")
 
 
+def test_the_checkpoint_of_a_training_run_is_no_expert(experts, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "math", run / "best")
+    (run / "origin.yaml").write_text("at: 2026-11-27")
+    with pytest.raises(AdapterError, match=rf"training run\. Its expert is in {run}/expert"):
+        find_experts(run)
+
+
 def test_presets_name_linear_layers_of_the_tiny_llama():
     names = {n.rpartition(".")[2] for n, m in tiny().named_modules() if isinstance(m, torch.nn.Linear)}
     assert {t for preset in PRESETS.values() if not isinstance(preset, str) for t in preset} <= names

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CachingLM
 
@@ -108,6 +109,15 @@ def test_each_distinct_context_is_dispatched_once_also_over_calls():
     lm.begin_run()
     lm.generate_until(generate("math 1"))
     assert lm.asked[3:] == ["math 1"]
+
+
+def test_the_peak_of_a_gpus_memory_is_of_this_evaluation(monkeypatch):
+    lm, reset = Adapting(), []
+    monkeypatch.setattr(lm, "device", "cuda", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    lm.begin_run()
+    assert reset == ["cuda"]
 
 
 def test_no_prompt_means_the_base_weights():
