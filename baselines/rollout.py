@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..harness.errors import T2Error
-from .memory import return_free_pages
+from .memory import freed_tensors_kept, return_free_pages
 
 
 @dataclass
@@ -126,7 +126,8 @@ def generate(
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
     stop = end_ids(model, tokenizer)
     how = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop, **sampling}
-    ids = model.generate(input_ids=asked, attention_mask=mask, **how)  # type: ignore[operator]
+    with freed_tensors_kept():
+        ids = model.generate(input_ids=asked, attention_mask=mask, **how)  # type: ignore[operator]
     return_free_pages()
     reply = ids[:, width:]
     ends = torch.isin(reply, torch.tensor(stop, device=device))

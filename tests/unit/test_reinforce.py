@@ -266,6 +266,29 @@ print(resident() - start < 9 * 2**22 and kept[1] is not None)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["True", "True"]
 
 
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs a C library with mallopt (glibc)")
+def test_a_rollout_does_not_get_its_memory_anew_for_every_token():
+    code = """
+import resource
+import torch
+from t2.baselines import rollout
+from t2.baselines.memory import return_freed_tensors
+from t2.tests import tiny
+def allocate(input_ids=None, **how):
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100): torch.zeros(2**20)  # 4 MB
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start) // 1024 < 10)
+    return input_ids
+policy = tiny.model()
+policy.generate = allocate
+return_freed_tensors()
+allocate()
+rollout.generate(policy, tiny.tokenizer(None), ["a"], 2, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_a_long_prompt_is_cut_as_lm_eval_cuts_it(tmp_path):
     lm = HFLM(pretrained=str(tiny.save(tmp_path, template=None, positions=20)), device="cpu")
     seen, prompts = [], ["to the left of it", "short", "a longer one than the others"]
