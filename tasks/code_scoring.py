@@ -5,6 +5,7 @@ and what the filter returns (program and verdict, as JSON, since lm-eval logs an
 writes. A broken sandbox raises there and ends the run.
 """
 
+import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 from datasets import DatasetDict
 
 from ..harness.code_eval import estimate_pass_at_k, judge_predictions
-from ..harness.sandbox import Job, Sandbox
+from ..harness.sandbox import Job, Sandbox, UnusableTests
 from . import data
 
 # lm-eval's humaneval_64 has these.
 KS_64 = (2, 8, 16, 32, 64)
+
+# What `ast.parse` raises: ValueError of a null byte, the last two of what nests too deep.
+UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 # Reasons of a failed verdict that mean that there was no program to test, only text.
 _NOTHING_TO_RUN = ("missing_name",)
@@ -31,6 +35,18 @@ def load(t2_dataset: str, **rest: Any) -> DatasetDict:
     """
     Sandbox().check()
     return data.load(t2_dataset, **rest)
+
+
+def parse_tests(tests: str) -> ast.Module:
+    """Return the syntax tree of a document's tests.
+
+    Raises:
+        UnusableTests: They have none.
+    """
+    try:
+        return ast.parse(tests)
+    except UNPARSABLE as error:
+        raise UnusableTests(f"Tests that cannot be judged: the tests do not parse: {error}.") from None
 
 
 def judge(

@@ -196,10 +196,11 @@ class Judge:
         if "syntax" in reply:
             return {"outcome": "syntax", "detail": str(reply["syntax"])}
         try:
-            self._bind(dict(reply["names"]))
+            defined = dict(reply["names"])
+            self._bind(defined)
+            missing = [n for n in self.job["entry_points"] if defined.get(n, "m")[0] == "m"]  # a module is no function
         except (codec.CodecError, KeyError, TypeError, ValueError, IndexError):
             return self._lost("protocol: malformed names")
-        missing = [n for n in self.job["entry_points"] if n not in reply["names"]]
         if missing:
             return {"outcome": "failed", "reason": "missing_name", "detail": f"the program does not define {', '.join(missing)}"}
         return None

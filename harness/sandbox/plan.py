@@ -50,7 +50,7 @@ def plan_tests(tests: str, entry_points: tuple[str, ...]) -> Plan:
     wanted = {n for n in free if not hasattr(builtins, n)} - set(entry_points)
     # Without entry points `Solution.add(1, 2)` may be a class of the candidate; a module of the standard library is not.
     modules = {n for n in wanted & _only_read(tree) if entry_points or n in sys.stdlib_module_names}
-    entries = entry_points or (() if wanted - modules else _first_called(tree))
+    entries = entry_points or (() if wanted - modules else _first_called(tree, free))
     names = wanted | set(entries)
     if not names - modules:
         raise ValueError("the tests call nothing of the candidate")
@@ -75,12 +75,16 @@ def _only_read(tree: ast.Module) -> set[str]:
     return {name for name, count in dotted.items() if count == uses[name]}
 
 
-def _first_called(tree: ast.Module) -> tuple[str, ...]:
-    """The function under test where all names are builtins (`assert sum(10, 15) == 6`): the outermost call, leftmost."""
+def _first_called(tree: ast.Module, free: set[str]) -> tuple[str, ...]:
+    """The function under test where all names are builtins (`assert sum(10, 15) == 6`): the outermost call, leftmost.
+
+    None where the assert calls a parameter: that of a `check(candidate)` which the tests do not call.
+    """
+    parameters = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
-            calls = [n for n in ast.walk(node.test) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-            return (calls[0].func.id,) if calls and isinstance(calls[0].func, ast.Name) else ()
+            called = [n.func.id for n in ast.walk(node.test) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+            return tuple(called[:1]) if free.issuperset(called[:1]) and parameters.isdisjoint(called) else ()
     return ()
 
 

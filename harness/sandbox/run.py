@@ -161,14 +161,23 @@ def _stat(path: str) -> list[bytes]:
         return file.read().rsplit(b")", 1)[1].split()
 
 
-def _computes(pid: int) -> bool:
-    """Whether a thread of the process runs, or waits for a core or the disk; a sleeper does not."""
+def _computes(pid: int, before: dict[str, int]) -> bool:
+    """Whether a thread of the process runs, or waits for a core or the disk; a sleeper does not.
+
+    Args:
+        pid: The process.
+        before: Ticks and page faults of each thread at the last look. Who waits for the disk has more of them at the next; who waits
+            for a child that sleeps in `vfork`, which looks the same, has not.
+    """
+    computes = False
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError, IndexError):
-                if _stat(f"/proc/{pid}/task/{thread}/stat")[0] in (b"R", b"D"):
-                    return True
-    return False
+                stat = _stat(f"/proc/{pid}/task/{thread}/stat")
+                work = sum(int(stat[i]) for i in (9, 11, 12))
+                computes |= stat[0] == b"R" or (stat[0] == b"D" and work != before.get(thread))
+                before[thread] = work
+    return computes
 
 
 def _signal_name(number: int) -> str:
@@ -288,6 +297,7 @@ class _Watch:
     look: float = float("inf")
     idle: int = 0
     seen: dict[int, float] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def verdict(self) -> Verdict:
@@ -327,7 +337,7 @@ class _Watch:
             return self._end("memory", f"used {used.memory_bytes >> 20} MiB in several processes")
         if now > self.look:
             waited = now - self.ready
-            computing = any(map(_computes, [*used.own, *_processes.usage(self.judge.pid).own]))
+            computing = any(_computes(pid, self.work) for pid in [*used.own, *_processes.usage(self.judge.pid).own])
             self.idle = 0 if computing else self.idle + 1
             if waited > _STRETCH * self.limits.wall_seconds or self.idle == _IDLE_LOOKS:
                 return self._end("timeout", f"no result after {waited:.0f} s", limit="wall")

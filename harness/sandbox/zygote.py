@@ -186,7 +186,7 @@ def _confine(settings: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 1),  # no file is so small, and unlike 0 it starts no program for core dumps either: core(5)
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
-        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_NOFILE, 32),
         (resource.RLIMIT_NPROC, limits["processes"]),
         (resource.RLIMIT_AS, limits["memory_bytes"]),
     ):

@@ -1,6 +1,7 @@
 """HumanEval and HumanEval+: programs from replies, judged by each document's `check`."""
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from ..mbpp.forms import extract_code
 from ..references import reference
 
 Doc = Mapping[str, Any]
+_FUTURE = re.compile(r"(?:(?:\s*#[^\n]*\n)*+\s*from __future__ import [^\n]*\n)*")
 
 
 def complete(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
@@ -27,9 +29,15 @@ def complete_block(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[
 def whole_functions(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
     """Return the programs of chat replies that hold the whole function: what stands before it in the prompt, and the first code block."""
     return [
-        [doc["prompt"].partition(f"def {doc['entry_point']}(")[0] + extract_code(reply) for reply in replies]
+        [_joined(doc["prompt"].partition(f"def {doc['entry_point']}(")[0], extract_code(reply)) for reply in replies]
         for replies, doc in zip(resps, docs, strict=True)
     ]
+
+
+def _joined(head: str, code: str) -> str:
+    """Both, with what `code` imports from `__future__` first: Python takes it nowhere else."""
+    future = _FUTURE.match(code)[0]  # type: ignore[index] (it matches nothing, too)
+    return future + head + code[len(future) :]
 
 
 def judge(programs: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
@@ -77,8 +85,8 @@ def _helpers(prompt: str, test: str, entry_point: str) -> str:
     """The prompt, where it defines a function that the tests use (`poly` beside `find_zero`): a candidate must not redefine that."""
     try:
         tree = ast.parse(prompt)
-    except SyntaxError:
+    except code_scoring.UNPARSABLE:
         return ""
     others = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - {entry_point}
-    used = {n.id for n in ast.walk(ast.parse(test)) if isinstance(n, ast.Name)} if others else set()
+    used = {n.id for n in ast.walk(code_scoring.parse_tests(test)) if isinstance(n, ast.Name)} if others else set()
     return prompt if others & used else ""

@@ -15,7 +15,7 @@ from ..evalplus import straight_tests
 from ..references import reference
 
 Doc = Mapping[str, Any]
-_BLOCK = re.compile(r"```(?:\w+)?\n?(.*?)\n?```", re.DOTALL)
+_BLOCK = re.compile(r"```\w*+\n?(.*?)\n?```", re.DOTALL)
 
 
 def block(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
@@ -74,11 +74,11 @@ def _job(program: str, doc: Doc, tests: str, dataset: str) -> Job:
 @lru_cache(maxsize=1024)
 def _entry_points(solution: str, tests: str) -> tuple[str, ...]:
     """The names that the tests take from the reference solution: some are called as builtins are (`sum`), and then no other way tells."""
+    tree = code_scoring.parse_tests(tests)
     try:
         defined = {n.name for n in ast.parse(solution).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    except SyntaxError:
+    except code_scoring.UNPARSABLE:
         return ()
-    tree = ast.parse(tests)
     own = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
     return tuple(sorted((defined - own) & {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}))
 

@@ -16,6 +16,7 @@ class Attack:
     code: str
     expected: tuple[str, ...] = ("failed",)
     tests: str = TESTS
+    entry: str = "f"
 
 
 def _eq(base: str, value: str) -> str:
@@ -161,6 +162,7 @@ FALSE_PASS = [
     Attack("undefined", "def g(x): return x + 1"),
     Attack("not callable", "f = 2"),
     Attack("module under the name", "import math as f"),
+    Attack("module under the name of a builtin", "import math as sorted", tests="assert sorted([2, 1]) == [1, 2]", entry="sorted"),
     Attack("endless iterator as list", "def f(x):\n while True: yield x", ("failed", "timeout", "memory"), "assert list(f(1)) == [1]"),
     Attack(
         "empty iteration skips asserts",
@@ -223,6 +225,23 @@ KERNEL = [
         "shared pages, which no process's size has once they are unmapped",
         "import mmap\ndef f(x):\n try: return bool(mmap.mmap(-1, 1 << 20))\n except OSError: return False",
         tests="assert f(1)",
+    ),
+    Attack(
+        "larger socket buffers, which no limit counts",
+        "import socket\ndef f(x):\n a, b = socket.socketpair()\n try: a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)\n"
+        " except OSError: return False\n return True",
+        tests="assert f(1)",
+    ),
+    Attack(
+        "more descriptors, with a buffer in the kernel each",
+        "import os\ndef f(x):\n kept = []\n try:\n  while True: kept += os.pipe()\n except OSError: return len(kept)",
+        tests="assert f(1) > 32",
+    ),
+    Attack(
+        "SIGCHLD ignored by the call itself, and by one whose number has more than 32 bits",
+        "import ctypes, os\ndef f(x):\n libc, act = ctypes.CDLL(None), (ctypes.c_ulong * 8)(1)\n number = {'x86_64': 13, 'aarch64': 134}[os.uname().machine]\n"
+        " return [libc.syscall(ctypes.c_long(number), ctypes.c_long(s), act, None, ctypes.c_long(8)) for s in (17, 17 + (1 << 32))]",
+        tests="assert 0 in f(1)",
     ),
     Attack(
         "writes of the whole machine",
@@ -388,8 +407,15 @@ EXHAUST = [
     Attack("memory at once", "def f(x): return [0] * 10 ** 12", ("memory",)),
     Attack(
         "children that nobody waits for",
-        "import os, signal, time\ndef f(x):\n signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "import os, signal, time\ndef f(x):\n try: signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n except OSError: pass\n"
         " for _ in range(40):\n  if os.fork() == 0:\n   t = time.process_time()\n   while time.process_time() < t + 0.7: pass\n   os._exit(0)\n"
+        "  try: os.wait()\n  except OSError: pass\n return x + 1",
+        ("timeout",),
+    ),
+    Attack(
+        "many short children that nobody waits for",
+        "import os, signal, time\ndef f(x):\n try: signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n except OSError: pass\n"
+        " for _ in range(200):\n  if os.fork() == 0:\n   t = time.process_time()\n   while time.process_time() < t + 0.02: pass\n   os._exit(0)\n"
         "  try: os.wait()\n  except OSError: pass\n return x + 1",
         ("timeout",),
     ),

@@ -78,7 +78,7 @@ def armed(attack: Attack, secret: Path, token: str, listeners: tuple[int, str]) 
 
 
 def job(attack: Attack) -> Job:
-    return Job(attack.code, attack.tests, "f")
+    return Job(attack.code, attack.tests, attack.entry)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ CALLS = {
     "ptrace": (101, 117), "mount": (165, 40), "unshare": (272, 97), "setns": (308, 268), "bpf": (321, 280), "keyctl": (250, 219),
     "io_uring_setup": (425, 425), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "kexec_load": (246, 104),
     "process_vm_readv": (310, 270), "socket": (41, 198), "personality": (135, 92), "clock_settime": (227, 112),
-    "open_by_handle_at": (304, 265),
+    "open_by_handle_at": (304, 265), "socketpair": (53, 199), "setsockopt": (54, 208),
 }  # fmt: skip
 PROBE = """
 import ctypes

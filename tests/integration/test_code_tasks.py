@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from math import comb
@@ -352,6 +353,22 @@ def test_humaneval_chat_takes_the_whole_function_and_the_prompts_imports(monkeyp
     made = iter([whole.format(3), whole.format(9), "I cannot."])
     scores = evaluate("humaneval_chat", lambda p: next(made))["results"]["humaneval_chat"]
     assert scores["pass@1,create_test"] == pytest.approx(1 / 3) and scores["extracted,create_test"] == pytest.approx(2 / 3)
+
+
+def test_humaneval_chat_keeps_a_future_import_first() -> None:
+    doc = HUMANEVAL_DOCS[0] | {"prompt": "from typing import List\n\n\n" + HUMANEVAL_DOCS[0]["prompt"]}
+    future = "# typed\n\nfrom __future__ import annotations\nfrom __future__ import generator_stop\n"
+    code = "import math\ndef triple(x: List[Later]) -> int:\n    return 3 * x"
+    (programs,) = humaneval.whole_functions([[f"```python\n{future}{code}\n```", f"```python\n{code}\n```"]], [doc])
+    assert [program.rstrip("\n") for program in programs] == [f"{head}from typing import List\n\n\n{code}" for head in (future, "")]
+    assert Sandbox().judge_many([humaneval.job(programs[0], doc)])[0].passed
+
+
+@pytest.mark.parametrize("reply", ["\n```" + "a" * 200_000, "```a" * 50_000, "`" * 200_000], ids=["word", "fences", "ticks"])
+def test_a_code_block_is_found_in_linear_time(reply: str) -> None:
+    began = time.monotonic()
+    mbpp.block([[reply]], [MBPP_DOCS[0]])
+    assert time.monotonic() - began < 5
 
 
 def test_mbpp_chat_is_asked_and_scored_as_it_is_trained() -> None:

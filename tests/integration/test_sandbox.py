@@ -150,6 +150,28 @@ assert raised(5)[0] == "RemoteError"
             "f",
             "passed",
         ),
+        # what socket pairs and signals are used for: event loops, pipes between processes, a shell
+        (
+            "import asyncio\nasync def g(x):\n p = await asyncio.create_subprocess_exec('cat', stdin=-1, stdout=-1)\n"
+            " return (await p.communicate(x))[0]\ndef f(x): return asyncio.run(g(x))",
+            "assert f(b'a') == b'a'",
+            "f",
+            "passed",
+        ),
+        (
+            "import multiprocessing as m\ndef f(x):\n pairs = [m.Pipe() for _ in range(8)]\n"
+            " for a, b in pairs: m.Process(target=b.send, args=(x,)).start()\n return [a.recv() for a, b in pairs]",
+            "assert f(1) == [1] * 8",
+            "f",
+            "passed",
+        ),
+        (
+            "import signal, subprocess\ndef f(x):\n assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL\n"
+            " return subprocess.check_output(f'echo {x} | cat; (exit 3); echo $?', shell=True)",
+            "assert f(1) == b'1\\n3\\n'",
+            "f",
+            "passed",
+        ),
         ("def f(x):\n try: exit(3)\n except SystemExit as e: return e.code", "assert f(1) == 3", "f", "passed"),
         ("def f(n): return n and 1 + f(n - 1)", "assert f(900) == 900", "f", "passed"),
         ("def f(x):\n print('noise' * 9000, flush=True)\n return x", "assert f(1) == 1", "f", "passed"),
@@ -220,6 +242,15 @@ def test_threads_that_compute_are_not_taken_for_sleepers() -> None:
     )
     verdict = Sandbox("bwrap", Limits(cpu_seconds=4, wall_seconds=1)).judge(code, "assert f(1) == 1")
     assert verdict.passed, str(verdict)
+
+
+def test_a_parent_in_vfork_is_taken_for_the_sleeper_that_it_is() -> None:
+    code = (
+        "import os\ndef f(x):\n os.mkfifo('/tmp/p')\n"
+        " os.posix_spawn('/bin/true', ['true'], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, '/tmp/p', os.O_RDONLY, 0)])"
+    )
+    verdict = Sandbox("bwrap", Limits(wall_seconds=1)).judge(code, "assert f(1) == 1")
+    assert (verdict.status, verdict.limit) == ("timeout", "wall") and verdict.seconds < 15, str(verdict)
 
 
 def test_many_jobs_keep_their_order_and_report_each(sandbox: Sandbox) -> None:

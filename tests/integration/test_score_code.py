@@ -260,6 +260,23 @@ def test_unusable_tests_of_one_line_do_not_stop_the_others(
     assert [line.split(": ")[1] for line in said.err.splitlines() if line.startswith("t2: ")] == [f"{path}, line {n}" for n in (4, 5)]
 
 
+@pytest.mark.parametrize("broken", ["def check(candidate:", "x = '\0'", "x = " + "-" * 200_000 + "1"], ids=["syntax", "null", "deep"])
+def test_tests_that_do_not_parse_are_told_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    pretend(monkeypatch)
+    helper = {"task_id": "own", "prompt": f"def poly(x): return x\n\n{HUMANEVAL_DOCS[0]['prompt']}", "test": "assert poly(triple(1))"}
+    named, numbered = HUMANEVAL_DOCS[0] | helper, MBPP_DOCS[0] | {"task_id": 9999}
+    for task, tests, program, right in (("humaneval", "test", "prompt", named), ("mbpp", "test_list", "code", numbered)):
+        docs = [right | {tests: [broken] if task == "mbpp" else broken}, right, right | {program: broken}]
+        path = write(tmp_path, [{"doc": doc, "resps": [[RIGHT]]} for doc in docs])
+        assert cli.main(["score-code", str(path), "--task", task, "--quiet"]) == 1
+        said = capsys.readouterr()
+        assert said.out.startswith("1 problems, 2 samples, 2 passed\n")
+        (told,) = (line for line in said.err.splitlines() if "cannot be judged" in line)
+        assert told.startswith(f"t2: {path}, line 1: Tests that cannot be judged: the tests do not parse: ")
+
+
 def test_unusable_tests_of_every_line_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

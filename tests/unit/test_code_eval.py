@@ -53,6 +53,19 @@ def test_metric_refuses_unequal_or_empty_lists_and_bad_tests() -> None:
         pass_at_k(["assert add(1, 1"], [[RIGHT]])
 
 
+def test_a_check_that_is_never_called_is_an_error_not_a_score() -> None:
+    """HumanEval's `test` as it is published: its call is made of another field."""
+    for held in ("candidate(1) == 2", "abs(candidate(1) - 2) < 0.1", "isclose(1, 1)"):
+        with pytest.raises(UnusableTests, match="call nothing of the candidate"):
+            code_eval([f"from math import isclose\ndef check(candidate):\n    assert {held}\n"], [["def f(x): return x + 1"]], k=[1])
+
+
+def test_a_module_is_no_function_of_the_candidate() -> None:
+    scores, results = code_eval(["assert sorted([2, 1]) == [1, 2]"], [["import math as sorted", "def sorted(x): return x[::-1]"]], k=[1])
+    assert scores == {"pass@1": 0.5}
+    assert results[0][0][1]["verdict"]["reason"] == "missing_name"
+
+
 def test_plan_tells_straight_asserts_from_others_and_names_from_builtins() -> None:
     plan = plan_tests(
         "import math\ndef check(g):\n    assert g(1) == math.pi\n    for i in []:\n        assert poly(i)\ncheck(find)\nassert len([1])", ()
