@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,11 +100,13 @@ def _spectrum(model: str | None, output: Path) -> int:
 
 def _transfer(args: argparse.Namespace) -> int:
     from ..adapters.experts import load_expert
-    from ..adapters.transfer import transfer
+    from ..adapters.transfer import target_folder, transfer
     from .plain_model import load_model
     from .strategy import parse_experts
 
-    experts = [load_expert(path) for path in (parse_experts(args.source) or {}).values()]
+    experts = [replace(load_expert(path), name=name) for name, path in (parse_experts(args.source) or {}).items()]
+    for expert in experts:  # all of them, before the first is written
+        target_folder(expert, args.output, args.shuffle)
     model = load_model(args.to, "--to")
     for expert in experts:
         made = transfer(expert, model, args.to, args.output, args.shuffle)
@@ -174,12 +177,13 @@ def _study(argv: Sequence[str]) -> int:
         parser.error(f"--jobs must be at least 1; got {args.jobs}")
     from ..baselines.study import load_study, rows
     from ..baselines.study_rows import made, run_study
+    from ..reports.output import show
     from ..reports.study import study_tables
 
     study = load_study(args.study)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else what it has begun would run on
     found = [one for row in rows(study) if (one := made(study, row))] if args.made else run_study(study, args.jobs)
-    print(study_tables(found, {task: run for run, tasks in reversed(study.runs.items()) for task in tasks}))
+    show(study_tables(found, {task: run for run, tasks in reversed(study.runs.items()) for task in tasks}) + "\n")
     return 0
 
 

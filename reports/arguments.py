@@ -7,7 +7,9 @@ from typing import Any
 
 _SPLIT = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")
 # Reports are made to be shared, and API models take their keys as arguments.
-_SECRET = re.compile(r"api_?key|secret|passw|credential|authori[sz]ation|header|^token$|(hf|hub|auth|access|bearer)_?token", re.IGNORECASE)
+_SECRET = re.compile(
+    r"api[-_]?key|secret|passw|credential|authori[sz]ation|header|^token$|(hf|hub|auth|access|bearer)[-_]?token", re.IGNORECASE
+)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"([?&][^=&\s]*(?:key|token|secret|passw|sig)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 _HARMLESS = {"true", "false", "none", ""}
@@ -33,10 +35,19 @@ def parse_model_args(value: Any) -> dict[str, str]:
 
 
 def _shown(name: str, value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-    if _SECRET.search(name) and text.lower() not in _HARMLESS:
+    value = _struck(name, value)
+    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _struck(name: str, value: Any) -> Any:
+    """Return a value without the secrets in it, however deep they lie."""
+    if _SECRET.search(name) and str(value).lower() not in _HARMLESS:
         return "***"
-    return _QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
+    if isinstance(value, dict):
+        return {key: _struck(str(key), item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_struck("", item) for item in value]
+    return _QUERY.sub(r"\1***", _USERINFO.sub("***@", value)) if isinstance(value, str) else value
 
 
 def short_name(model: str) -> str:

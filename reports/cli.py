@@ -16,7 +16,7 @@ from .files import CURVES, find, walk
 from .leaderboard import build, choose_keys, subtasks, top_tasks
 from .load import Run, load_all
 from .metrics import find_score, parse_choices
-from .output import write
+from .output import show, write
 from .paired import Logged
 from .paper import paper_rows
 from .plots.curves import events
@@ -150,7 +150,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     content = collect(args.runs, Options(args.base, args.name, args.metric, args.paper))
     if args.output in (None, "-"):
-        sys.stdout.write(markdown.render(compose(content)))
+        show(markdown.render(compose(content)))
     else:
         for path in write(content, args.output):
             print(f"Wrote {path}", file=sys.stderr)

@@ -14,6 +14,7 @@ from .ranking import Gain
 from .runs import provenance, runs_table
 from .timing import partial, two_pass_table
 
+TITLE = "Evaluation report"
 _READ = (
     "Scores are in percent unless the column says otherwise: value ± standard error (as lm-eval gives it) "
     "[95% interval] (normalised score). Intervals are Wilson's for shares of documents, else ±1.96 standard errors. "
@@ -54,7 +55,7 @@ def compose(content: Content) -> list[Block]:
     board, rows = content.board, content.board.rows
     tasks = [column.task for column in board.columns]
     shown = {name: [picture] for name, picture in content.pictures.items()}
-    blocks: list[Block] = [Heading("Evaluation report", 1), *_alerts(board, tasks)]
+    blocks: list[Block] = [Heading(TITLE, 1), *_alerts(board, tasks)]
     blocks += [Heading("Leaderboard"), _leaderboard(board, content.paper), *_legend(content), *shown.get("parameters", [])]
     if remarks := list(dict.fromkeys([*board.notes, *content.notes])):
         blocks += [Paragraph("Notes:"), Bullets(remarks)]

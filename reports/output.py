@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from . import markdown, page
-from .document import Content, compose
+from .document import TITLE, Content, compose
 from .errors import ReportError
 from .pictures import NAMES, draw_all
 
@@ -25,11 +26,12 @@ def write(content: Content, output: str) -> list[Path]:
         The files to look at.
 
     Raises:
-        ReportError: no permission, disk full, or a folder of a file's name.
+        ReportError: no permission, disk full, a folder of a file's name, or a file there that is no report.
     """
     path = Path(output)
     if path.is_dir() or output.endswith(("/", os.sep)) or not (path.suffix or path.exists()):
         return _folder(content, path)
+    _refuse_others(path)
     if path.suffix.lower() in (".html", ".htm"):
         pictures = {name: files["svg"] for name, files in draw_all(content).items()}
         write_atomic(path, page.render(compose(content), pictures).encode())
@@ -38,7 +40,28 @@ def write(content: Content, output: str) -> list[Path]:
     return [path]
 
 
+def show(text: str) -> None:
+    """Write to standard output; letters that its encoding lacks are shown as `?`."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+
+
+def _refuse_others(*paths: Path) -> None:
+    """Refuse to replace what is no report: a result file, say, named after `-o` by mistake."""
+    for path in paths:
+        try:
+            if not path.is_file():
+                continue
+            with path.open("rb") as file:
+                head = file.read(2048)
+        except OSError as error:
+            raise ReportError(f"{path}: cannot be read ({error.strerror or error}). Choose another --output.") from error
+        if head.strip() and not (head.startswith((b"# ", b"<!doctype html>")) and TITLE.encode() in head):
+            raise ReportError(f"{path}: this is no report, and would be replaced by one. Choose another --output, or delete the file.")
+
+
 def _folder(content: Content, folder: Path) -> list[Path]:
+    _refuse_others(folder / REPORT, folder / PAGE)
     plots: Mapping[str, Mapping[str, bytes]] = draw_all(content)
     blocks = compose(content)
     for name in NAMES:

@@ -30,10 +30,33 @@ def study_tables(rows: Sequence[Mapping[str, Any]], first: Mapping[str, str] | N
         first: task → the study's first run on it, made or not.
 
     Raises:
-        ReportError: rows scored other documents than the base model, or asked otherwise.
+        ReportError: rows scored other documents than the base model, or asked otherwise, or one is damaged.
     """
+    for row in rows:
+        _check(row)
+    if not rows:
+        return "No row of this study has been made yet."
     tasks = dict.fromkeys(row["task"] for row in rows)
     return "\n\n".join(_table(task, [row for row in rows if row["task"] == task], (first or {}).get(task)) for task in tasks)
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    """See that a row has what its table takes from it.
+
+    Raises:
+        ReportError: something is missing, or is something else.
+    """
+    name = f"{row.get('run') or row.get('strategy') or 'base'}, seed {row.get('seed')}, on {row.get('task')}"
+    try:
+        escape(row["task"] + row["metric"] + str(row["task_hash"]))
+        n = sum(row["outcomes"].count(outcome) for outcome in "01")
+        if not 0 < row["documents"] == n or n + row["outcomes"].count("-") != len(row["outcomes"]):
+            raise ValueError(f"{row['documents']} documents, {n} of which are right or wrong")
+        _line(row, row, {})
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise ReportError(
+            f"{name}: this row of a study is damaged ({type(error).__name__}: {error}). Delete it, and it is made again."
+        ) from error
 
 
 def _table(task: str, rows: Sequence[Mapping[str, Any]], first: str | None) -> str:
@@ -55,7 +78,7 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]], first: str | None) -> s
     lines = [_line(row, base, figures if row["run"] in (None, *runs[_method(row)][:1]) else {}) for row in others]
     lines = [_line(base, base, figures), *lines]
     references = {row["seed"]: row for row in others if first and row["run"] == first}
-    against = "p against " + (escape(first or "") if several else next((_name(row) for row in references.values()), ""))
+    against = "p against " + (escape(first or "") if several else next((escape(_name(row)) for row in references.values()), ""))
     for column, opponents in (
         ("p against base", [base] * len(others)),
         (against, [references.get(row["seed"]) if row["run"] not in (None, first) else None for row in others]),
@@ -70,7 +93,7 @@ def _table(task: str, rows: Sequence[Mapping[str, Any]], first: str | None) -> s
     title = f"**{escape(task)}** ({escape(base['metric'])}, {base['documents']} documents)"
     if _DAGGER in header:
         title += f"; † the paper's figures: Llama3-8B-Instruct on {benchmark}"
-    versions = [str(row.get("task_version", "not kept")) for row in [base, *others]]
+    versions = [escape(str(row.get("task_version", "not kept"))) for row in [base, *others]]
     note = f"\n\nScored by several versions of the task, in the order of the rows: {', '.join(versions)}." if len({*versions}) > 1 else ""
     return f"{title}\n\n{table(header, [[line.get(name, '') for name in header] for line in lines])}{note}"
 
@@ -101,8 +124,8 @@ def _line(row: Mapping[str, Any], base: Mapping[str, Any], figures: Mapping[str,
     base_right = sum(a == "1" for a, _ in _both(base["outcomes"], row["outcomes"]))
     search = row.get("search")
     line = {
-        "Method": _method(row),
-        "Run": row["run"] or "",
+        "Method": escape(_method(row)),
+        "Run": escape(row["run"] or ""),
         "Seed": "" if row["seed"] is None else str(row["seed"]),
         "Parameters": f"{row['parameters']:,}" if "parameters" in row else "",
         "Test, % [95%]": f"{100 * right / n:.2f} [{100 * low:.2f}, {100 * high:.2f}]",

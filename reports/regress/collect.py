@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import __version__
 from ..arguments import short_name
+from ..blocks import some
 from ..errors import ReportError
 from ..files import find
 from ..labels import MODEL_KEYS, PLACE_KEYS
@@ -19,7 +20,7 @@ from ..metrics import Key, find_score, nearest, pick, primary
 from ..samples import DATE, read_samples, samples_file
 from .benchmarks import benchmarks
 from .likeness import one_machine
-from .snapshot import Snapshot, TaskScores
+from .snapshot import REPEATS, Snapshot, TaskScores
 
 _PROVENANCE = ("CPU", "GPU", "Python", "git")
 _VERSIONS = ("lm-eval", "transformers", "torch", "dtype", "batch size", "device", "GPU", "model sha")
@@ -44,11 +45,16 @@ def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None]
     """
     found = Snapshot()
     machines: list[dict[str, str]] = []
+    measured: dict[bytes, Path] = {}
     batches: list[list[Run]] = []
     parts: dict[str, list[tuple[Run, TaskScores]]] = {}
     for argument in arguments:
         path = Path(argument)
         if (figures := benchmarks(path)) is not None:
+            first = measured.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)
+            if first is not path:
+                found.notes.append(_copy(path, first))
+                continue
             for name, value in figures[0].items():
                 found.benchmarks.setdefault(name, []).append(value)
             machines.append(figures[1])
@@ -58,13 +64,15 @@ def collect(arguments: Sequence[str | Path], metric: Callable[[str], str | None]
     found.benchmark_machine = one_machine(machines)
     wanted = None if tasks is None else {leaf for name in tasks for leaf in found.groups.get(name, (name,))}
     for runs in batches:
-        for task, run in _newest(runs, found.notes).items():
+        chosen = _newest(runs, found.notes)
+        found.notes += _older({task: run for task, run in chosen.items() if wanted is None or task in wanted}, runs)
+        for task, run in chosen.items():
             if wanted is not None and task not in wanted:
                 found.others.append(task)
                 continue
             same = [other for other, _ in parts.get(task, ()) if other.raw.sha256 == run.raw.sha256]
             if same:
-                found.notes.append(f"{run.raw.found.path} is a copy of {same[0].raw.found.path} and was counted once.")
+                found.notes.append(_copy(run.raw.found.path, same[0].raw.found.path))
                 continue
             scores = _scores(run, task, metric(task))
             if isinstance(scores, str):
@@ -92,6 +100,22 @@ def _newest(runs: Sequence[Run], notes: list[str]) -> dict[str, Run]:
             else:
                 chosen[task] = run
     return chosen
+
+
+def _older(chosen: Mapping[str, Run], runs: Sequence[Run]) -> list[str]:
+    """Tell what is not of a folder's newest file: a task that failed, or was not asked for, when it was last evaluated."""
+    newest = max(runs, key=_date)
+    older: dict[Path, list[str]] = {}
+    for task, run in chosen.items():
+        if run is not newest:
+            older.setdefault(run.raw.found.path, []).append(task)
+    days = {run.raw.found.path: run.day for run in runs}
+    latest = f"{newest.raw.found.path} ({newest.day})"
+    return [f"{some(tasks, 8)}: of the older {path} ({days[path]}), as {latest} lacks them." for path, tasks in older.items()]
+
+
+def _copy(path: Path, first: Path) -> str:
+    return f"{path} is a copy of {first} and was counted once."
 
 
 def _date(run: Run) -> tuple[float, str]:
@@ -147,7 +171,9 @@ def _key(result: TaskResult, wanted: str | None) -> Key | None:
 
 
 def _settings(run: Run, result: TaskResult) -> dict[str, str]:
-    hidden = {*MODEL_KEYS, *PLACE_KEYS, "dtype", "strategy", "dispatch", "calibrate", "experts"}
+    hidden = {*MODEL_KEYS, *PLACE_KEYS, "strategy", "dispatch", "calibrate", "experts"}
+    if "dtype" in run.info:  # what it came to; vLLM's runs do not say
+        hidden.add("dtype")
     if run.t2:  # which tells them by what they hold
         hidden |= {"mixture", "probe", "classifier"}
     model = next((run.args[key] for key in MODEL_KEYS if run.args.get(key)), "")
@@ -230,7 +256,7 @@ def _averaged(task: str, repeats: Sequence[tuple[Run, TaskScores]]) -> TaskScore
         doc: (digest, math.fsum(scores.documents[doc][1] for _, scores in repeats) / n) for doc, (digest, _) in first.documents.items()
     }
     timing = {name: list(chain.from_iterable(scores.timing.get(name, []) for _, scores in repeats)) for name in first.timing}
-    provenance = first.provenance | one_machine([scores.provenance for _, scores in repeats])
+    provenance = first.provenance | one_machine([scores.provenance for _, scores in repeats]) | ({REPEATS: str(n)} if n > 1 else {})
     settings = first.settings
     if seeds := sorted({scores.settings[SEEDS] for _, scores in repeats if SEEDS in scores.settings}):
         settings = settings | {SEEDS: " / ".join(seeds)}

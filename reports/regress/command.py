@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..errors import ReportError
 from ..metrics import nearest
-from ..output import write_atomic
+from ..output import show, write_atomic
 from .collect import collect, useful
 from .gate import OK, UNUSABLE, Verdict, judge
 from .render import FORMATS, one_line, title
-from .snapshot import Snapshot, dump, read_baseline
+from .snapshot import Snapshot, dump, is_foreign, read_baseline
 from .thresholds import Thresholds, read_thresholds
 
 
@@ -57,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _gate(args: argparse.Namespace) -> int:
+    inputs = [Path(path).resolve() for path in (args.baseline, args.thresholds, *args.runs) if path is not None]
+    if args.output is not None and args.output.is_file() and args.output.resolve() in inputs:
+        raise ReportError(f"--output: {args.output} is one of the inputs, and would be replaced. Choose another --output.")
     try:
         verdict = _verdict(args)
     except Exception as error:
@@ -86,7 +89,7 @@ def _verdict(args: argparse.Namespace) -> Verdict:
 def _show(verdict: Verdict, args: argparse.Namespace) -> None:
     shown = FORMATS[args.format](verdict)
     if args.output is None:
-        sys.stdout.write(shown)
+        show(shown)
     else:
         write_atomic(args.output, shown.encode("utf-8", "replace"))
         print(f"{title(verdict)} (wrote {args.output})", file=sys.stderr)
@@ -97,6 +100,8 @@ def _update(args: argparse.Namespace) -> int:
         raise ReportError("--update writes the baseline and compares nothing: --allow-unlike, --format and --output do not go with it.")
     thresholds = read_thresholds(args.thresholds) if args.thresholds else Thresholds()
     tasks, path = _names(args), args.baseline
+    if is_foreign(path):
+        raise ReportError(f"{path}: this is no baseline, and --update would replace it. Choose another --baseline, or delete the file.")
     found = collect(args.runs, lambda task: thresholds.rule(task).metric, tasks or None)
     _check_tasks(tasks, [*found.tasks, *found.groups, *found.skipped, *found.others], "the run")
     if skipped := [name for name in tasks if name in found.skipped]:

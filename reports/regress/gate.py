@@ -95,6 +95,7 @@ class Verdict:
     Attributes:
         problems: why it cannot judge; the exit status is then 2.
         unlike: what differs between baseline and run beside the scores, though it was allowed to.
+        uneven: tasks of which one side is the mean of more repeats: their p-values are approximate.
         notes: what a reader should know.
     """
 
@@ -103,6 +104,7 @@ class Verdict:
     ratios: list[Ratio] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     unlike: list[str] = field(default_factory=list)
+    uneven: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -150,6 +152,12 @@ def judge(baseline: Snapshot, run: Snapshot, thresholds: Thresholds, allow_unlik
                 "with --update and the same --thresholds."
             )
             continue
+        if one.higher_is_better != two.higher_is_better:
+            says = [f"{'higher' if side.higher_is_better else 'lower'} is better" for side in (one, two)]
+            verdict.problems.append(f"{name}: of {one.metric} {says[0]} by the baseline, {says[1]} by the run. Mend the task, or --update.")
+            continue
+        if one.repeats != two.repeats:
+            verdict.uneven.append(f"{name} ({one.repeats} / {two.repeats})")
         likeness.settings(name, one.settings, two.settings)
         common = common_documents(name, one, two, likeness)
         if common:
@@ -284,7 +292,8 @@ def _decide(rows: list[Comparison], verdict: Verdict) -> None:
         elif row.p <= thresholds.alpha and drop > 0:
             row.why = f"the drop is real (p = {row.p:.2g}), but within the tolerance ({row.rule.tolerance:g})"
         must = row.rule.must_see
-        if row.gated and must is not None and (row.sees is None or row.sees > must + 1e-12):
+        # A drop or a gain that was seen needs no proof of sight; documents that it changed would even count as noise.
+        if row.verdict == "ok" and must is not None and (row.sees is None or row.sees > must + 1e-12):
             sees = row.blind if row.sees is None else f"drops of {row.sees:.3g} or more"
             verdict.problems.append(
                 f"{row.name}: must_see asks for drops of {must:g} to be seen with {thresholds.power:.0%} power; {row.n} documents, "

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tabulate import tabulate
 
+from ..blocks import some
 from ..markdown import DASH, escape
 from .gate import Comparison, Verdict
 from .ratios import Ratio
@@ -74,7 +75,7 @@ def junit(verdict: Verdict) -> str:
     suite.attrib |= {"tests": str(len(suite)), "failures": str(counts["failure"]), "errors": str(counts["error"])}
     suite.attrib |= {"skipped": str(counts["skipped"]), "time": "0"}
     ET.indent(suites)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites).decode() + "\n"  # ASCII, whatever the terminal's encoding
 
 
 FORMATS: dict[str, Callable[[Verdict], str]] = {"text": text, "markdown": markdown, "junit": junit}
@@ -100,10 +101,16 @@ def explanations(verdict: Verdict) -> list[str]:
         seen = "; ".join(f"{row.name}: {_drop(row)}" for row in gated)
         found.append(f"This gate sees with {rules.power:.0%} power drops of: {seen}.")
         sided, change = ("two-sided", "drop or rise") if rules.direction == "both" else ("one-sided", "drop")
+        most = "about" if verdict.uneven else "at most"
         found.append(
-            f"The tests fail a run with nothing changed with a chance of at most {rules.alpha:.2g}, all {len(gated)} gated together "
+            f"The tests fail a run with nothing changed with a chance of {most} {rules.alpha:.2g}, all {len(gated)} gated together "
             f"({sided}, for a {change} on the same documents: exact McNemar for 0/1 scores, else by permutation; Holm's correction)."
         )
+        if verdict.uneven:
+            found.append(
+                f"That chance is approximate, as baseline and run are of unequal numbers of repeats: {some(verdict.uneven, 4)}. Give as "
+                "many to --update as to the gate."
+            )
     for row in gated:
         if row.limit_alarm is not None:
             found.append(f"{row.name}: max_drop {row.rule.max_drop:g} on its own fails {row.limit_alarm:.1%} of unchanged runs.")

@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 from ..errors import ReportError
 
 KIND, SCHEMA = "t2 regression baseline", 1
+REPEATS = "repeats"  # in the provenance of means
 _HASH = re.compile(r"([0-9a-f]{16})?")
+_ID = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class TaskScores:
     settings: dict[str, str]
     provenance: dict[str, str] = field(default_factory=dict)
     timing: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def repeats(self) -> str:
+        """How many runs the scores are means of."""
+        return self.provenance.get(REPEATS, "1")
 
 
 @dataclass
@@ -102,6 +109,15 @@ def _short(score: float) -> float | int:
     return int(score) if score == int(score) else score
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether there is a file with something else in it than a baseline, even a damaged one."""
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return True
+    return bool(content.strip()) and KIND.encode() not in content
+
+
 def read_baseline(path: Path) -> Snapshot:
     """Read a baseline file.
 
@@ -111,14 +127,14 @@ def read_baseline(path: Path) -> Snapshot:
     how = f"`t2 regress --update --baseline {path} RUN` writes one"
     try:
         text = path.read_bytes().decode("utf-8")
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
     except OSError as error:
         raise ReportError(f"{path}: the baseline cannot be read ({error.strerror or error}). {how}.") from error
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{path}: the baseline is not whole JSON ({error}). Restore it from version control, or: {how}.") from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
         what = "an lm-eval result file" if isinstance(data, dict) and "results" in data else "another JSON"
-        raise ReportError(f"{path}: this is {what}, not a baseline. {how[0].upper()}{how[1:]}.")
+        raise ReportError(f"{path}: this is {what}, not a baseline. `t2 regress --update --baseline FILE RUN` writes one.")
     if data.get("schema") != SCHEMA:
         raise ReportError(f"{path}: the baseline has schema {data.get('schema')!r}, this t2 reads {SCHEMA}. {how[0].upper()}{how[1:]}.")
     read = _Reader(path)
@@ -132,6 +148,16 @@ def read_baseline(path: Path) -> Snapshot:
             read.fail(f"groups.{group}", f"names of `tasks`, which {unknown[0]!r} is not")
     machine = read.each("benchmark_machine", data.get("benchmark_machine"), read.string)
     return Snapshot(tasks=tasks, groups=groups, benchmarks=benchmarks, benchmark_machine=machine)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a name that is there twice, as after a merge, of which JSON keeps the last without a word."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r:.40} is there twice")
+        found[name] = value
+    return found
 
 
 class _Reader:
@@ -184,7 +210,7 @@ class _Reader:
         data = self.mapping(where, value)
         documents = {}
         for doc, entry in self.mapping(f"{where}.documents", data.get("documents")).items():
-            if not re.fullmatch(r"-?\d+", doc):
+            if not _ID.fullmatch(doc):
                 self.fail(f"{where}.documents", f"keyed by document ids, which {doc!r:.40} is not")
             documents[int(doc)] = self.document(f"{where}.documents.{doc}", entry)
         if not documents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,7 +193,15 @@ class _Reader:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 else math.nan
         if not (low <= number if closed else low < number) or not number < high:
             above = f"{'at least' if closed else 'above'} {low:g}" + (f" and below {high:g}" if high < math.inf else "")
-            hint = f" Write it as a plain number: {value}." if isinstance(value, str) else ""
-            self.errors.append(f"{where}: a number {above}, not {value!r:.40}.{hint}")
+            self.errors.append(f"{where}: a number {above}, not {value!r:.40}.{_plain(value)}")
             return None
         return number
+
+
+def _plain(value: Any) -> str:
+    """Say how to write a number that YAML takes for text, as it does 1e-3; "" if it is none."""
+    try:
+        number = Decimal(value) if isinstance(value, str) else Decimal("nan")
+    except InvalidOperation:
+        return ""
+    return f" Write it as a plain number: {number:f}." if number.is_finite() and abs(number.adjusted()) < 20 else ""

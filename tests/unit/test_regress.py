@@ -122,6 +122,18 @@ def test_a_gain_passes_and_is_told(place, capsys):
     assert row(capsys.readouterr().out, "sums")[-1] == "RISE"
 
 
+@pytest.mark.parametrize(("right", "status", "verdict"), [(64, 0, "improvement"), (0, 1, "REGRESSION")])
+def test_what_was_seen_needs_no_proof_of_sight(place, capsys, right, status, verdict):
+    write_run(Path("new"), {"sums": ones(right), "words": ones(30)})
+    Path("t.yaml").write_text("tasks: {sums: {must_see: 0.13}}\n")
+    assert regress("old", "--thresholds", "t.yaml") == 0
+    capsys.readouterr()
+    assert regress("new", "--thresholds", "t.yaml") == status, "its lost or won documents alone would make it blind"
+    assert row(capsys.readouterr().out, "sums")[-1] == verdict
+    write_run(Path("noisy"), {"sums": ones(40)[::-1], "words": ones(30)})
+    assert regress("noisy", "--thresholds", "t.yaml") == 2, "as many documents differ, and nothing was seen"
+
+
 def test_documents_are_paired_not_counted(place, capsys):
     # The same share right, other documents: nothing dropped, and the gate's sight is worse for the noise.
     write_run(Path("new"), {"sums": ones(40)[::-1], "words": ones(30)})
@@ -313,6 +325,9 @@ def test_all_errors_of_the_thresholds_at_once(place, capsys):
         ("tasks: {sums: {gate: true}, sums: {gate: false}}", "the key 'sums' is there twice"),
         ("tasks: {sums: {metric: exact_mach}}", "Did you mean 'exact_match,none'?"),
         ("benchmarks: {'x*': {max_change: 2}}", "no benchmark of the baseline fits 'x*'"),
+        ("alpha: 1e-3", "not '1e-3'. Write it as a plain number: 0.001.\n"),
+        ("alpha: ten", "not 'ten'.\n"),
+        ("alpha: 1e999999", "not '1e999999'.\n"),
     ],
 )
 def test_thresholds_that_do_not_fit(place, capsys, text, message):
@@ -377,6 +392,28 @@ def test_unlike_things_are_refused_by_name(place, capsys, change, says):
     name = says.split(":")[0]
     Path("t.yaml").write_text(json.dumps({"allow_unlike": [name]}))
     assert regress("t_new", "--thresholds", "t.yaml") == (2 if "configs" in change else 0)
+
+
+def test_the_dtype_of_a_run_that_records_none_is_that_of_its_arguments(place, capsys):
+    for name, dtype in (("v_old", "float32"), ("v_new", "float16")):
+        config = {"model": "vllm", "model_args": {"pretrained": "m", "dtype": dtype}, "model_dtype": None}
+        write_run(Path(name), {"sums": ones(40)}, config=config)
+    assert main(["regress", "--update", "--baseline", "base.json", "v_old"]) == 0
+    assert regress("v_old") == 0
+    assert regress("v_new") == 2
+    assert "arguments: dtype=float32 in the baseline, dtype=float16 in the run" in capsys.readouterr().out
+    write_run(Path("t2"), {"sums": ones(40)}, config={"model_args": {"dtype": "float32"}})
+    assert main(["regress", "--update", "--baseline", "base.json", "t2"]) == 0
+    assert read_baseline(Path("base.json")).tasks["sums"].settings["dtype"] == "float32"
+    assert "arguments" not in read_baseline(Path("base.json")).tasks["sums"].settings, "which is what it came to"
+
+
+def test_another_direction_of_a_metric_is_refused(place, capsys):
+    write_run(Path("new"), {"sums": ones(20), "words": ones(30)}, higher_is_better={"sums": {"exact_match": False}})
+    assert regress("new", "--allow-unlike") == 2
+    out = capsys.readouterr().out
+    assert "sums: of exact_match higher is better by the baseline, lower is better by the run" in out
+    assert row(out, "words")[-1] == "ok"
 
 
 def test_other_documents_are_named(place, capsys):
@@ -497,6 +534,11 @@ def test_only_a_regression_is_status_1(place, capsys, monkeypatch):
         (lambda text: text.replace(", 1]", ", 1" + "0" * 400 + "]", 1), "should be a finite number"),
         (lambda text: text.replace('"higher_is_better": true', '"higher_is_better": 1'), "should be true or false"),
         (lambda text: text.replace('"exact_match"', "null"), "tasks.sums.metric` of the baseline should be text"),
+        (
+            lambda text: text.replace('"documents": {', '"documents": {"0": ["", 0],', 1),
+            "the baseline is not whole JSON ('0' is there twice)",
+        ),
+        (lambda text: text.replace('"documents": {', '"documents": {"00": ["", 0],', 1), "keyed by document ids, which '00' is not"),
         (lambda text: "[]", "not a baseline"),
         (lambda text: '{"results": {}}', "this is an lm-eval result file, not a baseline"),
         (lambda text: '{"kind": "t2 regression baseline", "schema": 1}', "`tasks` of the baseline should be an object"),
@@ -543,6 +585,31 @@ def test_update_writes_nothing_where_it_cannot(place, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "file", ["old/results_2026-01-02T03-04-05.678901.json", "t.yaml", "old/samples_sums_2026-01-02T03-04-05.678901.jsonl"]
+)
+def test_update_replaces_baselines_only(place, capsys, file):
+    Path("t.yaml").write_text("alpha: 0.01\n")
+    before = Path(file).read_bytes()
+    assert main(["regress", "--update", "--baseline", file, "old"]) == 2
+    assert f"{file}: this is no baseline, and --update would replace it." in capsys.readouterr().err
+    assert Path(file).read_bytes() == before
+    whole = Path("base.json").read_bytes()
+    for damaged in (b"", b"\n", whole[:200], whole.replace(b'"schema": 1', b'"schema": 2')):
+        Path("base.json").write_bytes(damaged)
+        assert main(["regress", "--update", "--baseline", "base.json", "old"]) == 0
+        assert Path("base.json").read_bytes() == whole
+
+
+def test_a_verdict_replaces_no_input(place, capsys):
+    Path("t.yaml").write_text("alpha: 0.01\n")
+    result = f"old/results_{DATE}.json"
+    for file in ("base.json", "t.yaml", result):
+        before = Path(file).read_bytes()
+        assert regress(result, "--thresholds", "t.yaml", "-o", file) == 2
+        assert "is one of the inputs" in capsys.readouterr().err and Path(file).read_bytes() == before
+
+
 def test_a_metric_that_no_document_has_alone_is_left_out_of_a_baseline(place, capsys):
     write_run(Path("new"), {"sums": ones(40), "wiki": [1.0]}, metric="exact_match")
     samples = Path("new") / f"samples_wiki_{DATE}.jsonl"
@@ -573,7 +640,13 @@ def test_a_full_disk_leaves_the_old_baseline(place):
 
 
 def test_baselines_hold_no_places_and_no_secrets(place):
-    args = {"pretrained": "/home/me/models/tiny", "api_key": "sk-1", "mixture": "/home/me/mix.json", "strategy": "expert:/home/me/math"}
+    args = {
+        "pretrained": "/home/me/models/tiny",
+        "api_key": "sk-1",
+        "more": [{"x-api-key": "sk-1"}],
+        "mixture": "/home/me/mix.json",
+        "strategy": "expert:/home/me/math",
+    }
     write_run(Path("new"), {"sums": ones(41)}, config={"model_args": args})
     assert main(["regress", "--update", "--baseline", "base.json", "new"]) == 0
     text = Path("base.json").read_text()
@@ -667,6 +740,22 @@ def test_repeats_are_averaged_by_document(place, capsys):
     assert "is a copy of" in capsys.readouterr().out
 
 
+def test_unequal_numbers_of_repeats_are_told(place, capsys):
+    for i, right in enumerate((40, 41, 39)):
+        write_run(Path(f"r{i}"), {"sums": ones(right), "words": ones(30)}, date=f"2026-01-02T03-04-0{i}")
+    assert regress("r0", "r1") == 0
+    told = "of unequal numbers of repeats: sums (1 / 2), words (1 / 2). Give as many to --update as to the gate."
+    out = capsys.readouterr().out
+    assert told in out and "with a chance of about 0.05" in out
+    assert main(["regress", "--update", "--baseline", "base.json", "r0", "r1"]) == 0
+    assert read_baseline(Path("base.json")).tasks["sums"].provenance["repeats"] == "2"
+    assert regress("r1", "r2") == 0
+    out = capsys.readouterr().out
+    assert "unequal" not in out and "with a chance of at most 0.05" in out
+    assert regress("r0", "r1", "r2") == 0
+    assert "sums (2 / 3)" in capsys.readouterr().out
+
+
 def test_repeats_may_have_seeds_of_their_own_and_all_are_compared(place, capsys):
     for seed in (1, 2):
         write_run(Path(f"s{seed}"), {"sums": ones(30 + seed), "words": ones(30)}, config={"torch_seed": seed})
@@ -693,6 +782,22 @@ def test_of_a_folder_the_newest_counts(place, capsys):
         path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "date"}))
     assert regress("mix") == 0, "then their names say when they were made"
     assert "03-04-07.json is newer than mix/results_2026-01-02T03-04-06.json" in capsys.readouterr().out
+
+
+def test_what_is_not_of_the_newest_file_is_told(place, capsys):
+    write_run(Path("mix"), {"sums": ones(10), "words": ones(30), "facts": ones(9)}, date="2026-01-02T03-04-06")
+    write_run(Path("mix"), {"sums": ones(40)}, date="2026-01-02T03-04-07.5")
+    newer = Path("mix/results_2026-01-02T03-04-07.5.json")
+    newer.write_text(newer.read_text().replace('"date": 1760000000.0', '"date": 1760086400.0'))
+    assert regress("mix") == 0
+    told = "words: of the older mix/results_2026-01-02T03-04-06.json (2025-10-09 08:53), as mix/results_2026-01-02T03-04-07.5.json "
+    assert f"{told}(2025-10-10 08:53) lacks them." in capsys.readouterr().out
+    assert regress("mix", "--tasks", "sums") == 0
+    assert "of the older" not in capsys.readouterr().out
+    assert main(["regress", "--update", "--baseline", "base.json", "mix"]) == 0
+    assert "words, facts: of the older mix" in capsys.readouterr().err
+    assert regress("old", "--tasks", "sums,words") == 0
+    assert "of the older" not in capsys.readouterr().out
 
 
 def bench(path, ratio, seconds=1.0, cpu="Some CPU", **extra):
@@ -725,6 +830,14 @@ def test_benchmark_files(place, capsys):
     Path("cut.json").write_text(old.read_text()[:-9])
     assert regress("cut.json") == 2
     assert "cut.json: " in capsys.readouterr().err
+
+
+def test_copies_of_a_benchmark_file_are_no_repeats(place, capsys):
+    old, new = bench(Path("old.json"), 2.0), bench(Path("new.json"), 2.1)
+    Path("copy.json").write_bytes(old.read_bytes())
+    assert main(["regress", "--update", "--baseline", "base.json", "old.json", "copy.json", "old.json", str(new)]) == 0
+    assert capsys.readouterr().err.count("copy of old.json and was counted once.") == 2
+    assert read_baseline(Path("base.json")).benchmarks["test_x.py::test_switch[4]: ratio"] == [2.0, 2.1]
 
 
 @pytest.mark.parametrize(
@@ -789,6 +902,20 @@ def test_junit(place, capsys):
     assert regress("new", "--format", "junit") == 2
     root = ET.fromstring(capsys.readouterr().out)  # noqa: S314
     assert "base weights: not recorded in the baseline" in root.find(".//testcase[@name='comparable']/error").get("message")
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown", "junit"])
+def test_a_terminal_without_unicode(place, kind):
+    write_run(Path("t_old"), {"sümß": ones(40)}, t2=timed(1, 10))
+    assert main(["regress", "--update", "--baseline", "base.json", "t_old"]) == 0
+    command = [sys.executable, "-m", "t2.harness.cli", "regress", "--baseline", "base.json", "t_old", "--format", kind]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    if kind == "junit":
+        assert "sümß" in [case.get("name") for case in ET.fromstring(done.stdout).iter("testcase")]  # noqa: S314
+    else:
+        assert "s?m?" in done.stdout
 
 
 @pytest.mark.parametrize("kind", ["text", "markdown", "junit"])

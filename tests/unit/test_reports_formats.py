@@ -27,6 +27,8 @@ def test_secrets_are_struck_out():
             "add_bos_token": True,
             "base_url": "https://me:pw@host/v1?api-version=2&api-key=SECRET&subscription_key=B&deployment=keyless",
             "header": {"x": "sk-9"},
+            "x-api-key": "sk-4",
+            "client": [{"hub-token": "sk-5", "max_tokens": 5, "more": {"apiKey": "sk-6", "url": "https://me:pw@host?key=a", "n": 1}}],
         }
     )
     assert shown == {
@@ -36,6 +38,8 @@ def test_secrets_are_struck_out():
         "add_bos_token": "True",
         "base_url": "https://***@host/v1?api-version=2&api-key=***&subscription_key=***&deployment=keyless",
         "header": "***",
+        "x-api-key": "***",
+        "client": '[{"hub-token": "***", "max_tokens": 5, "more": {"apiKey": "***", "n": 1, "url": "https://***@host?key=***"}}]',
     }
     assert parse_model_args("token=True") == {"token": "True"}
 

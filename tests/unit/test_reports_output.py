@@ -96,6 +96,29 @@ def test_output_that_cannot_be_written():
     assert not Path("out/report.md").exists()
 
 
+@pytest.mark.parametrize("output", ["runs/base/results_1.json", "runs/base/samples_arc_easy.jsonl", "mine.html", "mine"])
+def test_only_a_report_is_replaced(output):
+    arguments = everything()
+    write("mine.html", "<!doctype html>")
+    write("mine/report.md", "# My own")
+    before = files(".")
+    with pytest.raises(ReportError, match=r"this is no report, and would be replaced"):
+        main([*arguments, "-o", output])
+    assert files(".") == before
+
+
+@pytest.mark.parametrize("output", ["new.md", "new.html", "new"])
+def test_a_report_is_replaced(output):
+    path = write("results_1.json", result(acc(10)))
+    assert main([path, "-o", output]) == main([path, "-o", output]) == 0
+
+
+def test_a_terminal_without_unicode():
+    command = [sys.executable, "-m", "t2.harness.cli", "report", *everything()]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and "| t2 base" in done.stdout and " ? " in done.stdout
+
+
 def test_runs_table_tells_trained_parameters_and_memory():
     text = report(everything()).split("## Runs")[1]
     cells = {

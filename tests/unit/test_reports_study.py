@@ -19,6 +19,37 @@ def cells_of(markdown):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
 
 
+def test_a_study_without_rows_says_so():
+    assert study_tables([]) == "No row of this study has been made yet."
+
+
+DAMAGED = [
+    {"outcomes": None}, {"outcomes": "010x000000"}, {"documents": 0, "outcomes": ""}, {"documents": 9}, {"passes": 5},
+    {"passes": {"pass1": 1}}, {"validation": {"before": 0.2}}, {"samples": "many"}, {"task": 5}, {"run": 5},
+    {"metric": None}, {"search": {"alpha": []}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_row_is_named(damage):
+    with pytest.raises(ReportError, match=r"seed 0, on .*: this row of a study is damaged \(\w+: .*Delete it"):
+        study_tables([row(), row("arc-lora") | damage])
+
+
+@pytest.mark.parametrize("key", ["task", "metric", "outcomes", "documents", "task_hash", "run", "seed", "method"])
+def test_a_row_that_lacks_something_is_named(key):
+    with pytest.raises(ReportError, match=f"damaged .KeyError: '{key}'"):
+        study_tables([{name: value for name, value in row("arc-lora").items() if name != key}])
+
+
+def test_names_are_shown_as_they_are():
+    hostile = [row(), row(method="a|b"), row("<i>|x", method="*y*", objective=None), row("z", method="*y*", objective=None)]
+    table = study_tables(hostile, {"arc": "<i>|x"})
+    assert len({line.count("|") for line in table.splitlines()[2:]}) == 1 and "<i>" not in table
+    assert "| a&#124;b" in table and "| \\*y\\*" in table and "p against &lt;i&gt;&#124;x" in table
+    assert "p against \\*y\\*" in study_tables([row(), hostile[2], row(seed=1, run="w")], {"arc": "<i>|x"})
+
+
 def test_the_table_has_score_interval_normalised_score_and_test():
     better = "1" * 10  # 8 won, none lost: p = 2 / 2^8
     rows = [row(), row("arc-lora", better), row("arc-svf", method="svf", objective="reinforce")]
