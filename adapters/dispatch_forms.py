@@ -7,7 +7,7 @@ A form is made once for a model, from a `Setup`, and has one method: ``decide(co
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -140,6 +140,38 @@ def make_form(name: str, setup: Setup) -> Form:
     if name not in _forms:
         import_module(f".{_HERE[name]}", __package__)
     return _forms[name](setup)
+
+
+def plain(name: str, found: Any, asked: int) -> list[Decision]:
+    """Return what a form decided in Python's own numbers, as the answer cache and other processes need them; it may be the user's own.
+
+    Args:
+        name: of the form.
+        found: what its `decide` returned.
+        asked: for how many prompts.
+
+    Raises:
+        AdapterError: not a decision for each, or what should be a number is none.
+    """
+    if not isinstance(found, Sequence) or any(not isinstance(decision, Decision) for decision in found):
+        raise AdapterError(f"dispatch={name} has to return a list with a Decision for each prompt; it returned {str(found)[:100]}.")
+    if len(found) != asked:
+        raise AdapterError(f"dispatch={name} decided {len(found)} of {asked} prompts; it has to decide each.")
+    try:
+        made = [
+            replace(
+                decision,
+                tokens_in=int(decision.tokens_in),
+                tokens_out=int(decision.tokens_out),
+                scores=None if decision.scores is None else {key: float(p) for key, p in decision.scores.items()},
+                alphas=None if decision.alphas is None else {key: float(alpha) for key, alpha in decision.alphas.items()},
+            )
+            for decision in found
+        ]
+        _ = [decision.mixture for decision in made]
+    except (AdapterError, AttributeError, TypeError, ValueError) as error:
+        raise AdapterError(f"dispatch={name} gave what is no decision: {error}") from None
+    return made
 
 
 def _from_file(path: Path) -> Callable[[Setup], Form]:

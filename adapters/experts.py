@@ -136,10 +136,10 @@ def load_expert(path: str | Path) -> Expert:
     return Expert(path.resolve().name, path, vectors, form, config.get("base_fingerprint"), card, sha256)
 
 
-def trained_on(card: Mapping[str, Any]) -> str | None:
-    """Return the training task that a card names, if any."""
+def trained_on(card: Mapping[str, Any], what: Literal["task", "dataset"] = "task") -> str | None:
+    """Return the training task that a card names, if any, or the data set."""
     data = card.get("data")
-    return data.get("task") if isinstance(data, Mapping) else None
+    return data.get(what) if isinstance(data, Mapping) else None
 
 
 def write_card(path: Path, card: Mapping[str, Any]) -> None:

@@ -11,6 +11,11 @@ BASE = "base"
 """In a mixture: the unadapted weights (z = 1), as if they were an expert."""
 
 
+def divides_one(step: float) -> bool:
+    """Return whether 1 is a whole number of steps (10^9 at most), so that α in steps can sum to 1."""
+    return 1e-9 <= step <= 1 and abs(round(1 / step) * step - 1) <= 1e-9
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Which experts, with which α; no expert at all is the base model.

@@ -40,6 +40,20 @@ class Transferred:
     resized: tuple[str, ...]
 
 
+def target_folder(expert: Expert, folder: Path, shuffle: int | None = None) -> Path:
+    """Return the folder that `transfer` makes.
+
+    Raises:
+        AdapterError: it is there already, or the seed is none.
+    """
+    if shuffle is not None and not -(2**63) <= shuffle < 2**64:
+        raise AdapterError(f"--shuffle {shuffle}: a seed is a whole number of 64 bits at most.")
+    path = folder / f"{expert.name}_{'transferred' if shuffle is None else f'shuffled{shuffle}'}"
+    if path.exists():
+        raise AdapterError(f"{path} is there already: delete it, or choose another --output.")
+    return path
+
+
 def transfer(expert: Expert, target: nn.Module, target_name: str, folder: Path, shuffle: int | None = None) -> Transferred:
     """Write `expert` as an expert of `target`, into ``folder/<name>_transferred``, or ``…_shuffled<seed>``; atomic.
 
@@ -53,6 +67,7 @@ def transfer(expert: Expert, target: nn.Module, target_name: str, folder: Path, 
     Raises:
         AdapterError: no matrix in common, ranks that differ for a ``renormalised`` expert, or a folder that exists or cannot be written.
     """
+    path = target_folder(expert, folder, shuffle)
     layers = {name: module for name, module in target.named_modules() if isinstance(module, nn.Linear)}
     matched = [name for name in sorted(expert.vectors) if name in layers]
     if not matched:
@@ -73,8 +88,6 @@ def transfer(expert: Expert, target: nn.Module, target_name: str, folder: Path, 
                 )
             z = by_order(z, rank)
         vectors[name] = z if random is None else z[torch.randperm(rank, generator=random)]
-    suffix = "transferred" if shuffle is None else f"shuffled{shuffle}"
-    path = folder / f"{expert.name}_{suffix}"
     base = fingerprint({name: layers[name].weight for name in matched})
     dropped = tuple(name for name in sorted(expert.vectors) if name not in layers)
     card = {
@@ -104,8 +117,6 @@ def by_order(z: Tensor, rank: int) -> Tensor:
 
 
 def _write(path: Path, vectors: dict[str, Tensor], config: SvfConfig, card: dict[str, object]) -> None:
-    if path.exists():
-        raise AdapterError(f"{path} is there already: delete it, or choose another --output.")
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

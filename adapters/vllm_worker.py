@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from .bank import ExpertBank
-from .dispatch_forms import Setup, make_form
+from .dispatch_forms import Setup, make_form, plain
 from .errors import AdapterError
 from .experts import layer_of, load_expert
 from .memory import peak_memory
@@ -193,14 +193,15 @@ class ExpertWorker:
         experts = {name: load_expert(Path(path)) for name, path in told.pop("experts").items()}
         tokenizer = AutoTokenizer.from_pretrained(told.pop("tokenizer"))
         probe = told.pop("probe")
-        self._t2_form = make_form(name, Setup(self._t2_model, tokenizer, experts, probe=Path(probe) if probe else None, **told))
+        self._t2_form = name, make_form(name, Setup(self._t2_model, tokenizer, experts, probe=Path(probe) if probe else None, **told))
 
     @answered
     def t2_decide(self, contexts: str, batch_size: int) -> list[dict[str, Any]]:
         """Let the form decide: fields of a `Decision` for each context; the first worker alone does."""
         if self.rank != 0:
             return []
-        return [asdict(decision) for decision in self._t2_form.decide(json.loads(contexts), batch_size or None)]
+        (name, form), asked = self._t2_form, json.loads(contexts)
+        return [asdict(decision) for decision in plain(name, form.decide(asked, batch_size or None), len(asked))]
 
     @answered
     def t2_peak_memory(self) -> int:

@@ -11,12 +11,12 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from ..adapters.bank import Bank, load_bank
 from ..adapters.classifier import with_classifier
-from ..adapters.dispatch_forms import Decision, Form, Setup
+from ..adapters.dispatch_forms import Decision, Form, Setup, plain
 from ..adapters.dispatch_prompt import OTHERS, Category, categories
 from ..adapters.dispatch_prompt import VERSION as PROMPT_VERSION
 from ..adapters.errors import AdapterError
 from ..adapters.experts import Expert
-from ..adapters.mixture import Mixture
+from ..adapters.mixture import BASE, Mixture
 from ..adapters.probe import FOLDER as PROBE_FOLDER
 from ..adapters.probe import WEIGHTS as PROBE_WEIGHTS
 from . import plain_errors, results
@@ -169,6 +169,10 @@ class Adaptive(TwoPass):
         """Return what answers depend on beside weights, strategy and tokenizer, as JSON values."""
         raise NotImplementedError
 
+    def weights_facts(self) -> Any:
+        """Return what tells the loaded base weights from any others, also where `fingerprint` does not, as JSON values."""
+        raise NotImplementedError
+
     @property
     def quantised(self) -> str | None:
         """How the loaded weights are quantised, None if they are not."""
@@ -236,17 +240,18 @@ class Adaptive(TwoPass):
     def dispatch(self, contexts: Sequence[str]) -> list[Decision]:
         """See `TwoPass`."""
         assert self._form is not None  # noqa: S101 - only strategies with a pass 1 come here, and they have one
-        found = self.ask_form(self._form, contexts)
-        self._check_decisions(found, len(contexts))
+        try:
+            found = plain(self.dispatch_plan.form, self.ask_form(self._form, contexts), len(contexts))
+        except AdapterError as error:
+            raise ModelArgumentError(str(error)) from error
+        self._check_names(found)
         return [self.dispatch_plan.settle(decision) for decision in found]
 
-    def _check_decisions(self, found: Sequence[Decision], asked: int) -> None:
-        """A form may be the user's own; what it says is checked before any weights follow it."""
+    def _check_names(self, found: Sequence[Decision]) -> None:
+        """A form may be the user's own; whom it names is checked before any weights follow it."""
         assert self.bank is not None  # noqa: S101 - as above
-        known = {*self.bank.names, OTHERS}
-        if len(found) != asked:
-            raise ModelArgumentError(f"dispatch={self.dispatch_plan.form} decided {len(found)} of {asked} prompts; it has to decide each.")
-        if wrong := {name for d in found for name in (d.category, *(d.scores or ())) if name not in known}:
+        named = {name for d in found for name in (d.category, *(d.scores or ()))} - {OTHERS}
+        if wrong := (named | {name for d in found for name in d.alphas or () if name != BASE}) - {*self.bank.names}:
             raise ModelArgumentError(f"dispatch={self.dispatch_plan.form} named {', '.join(sorted(map(repr, wrong)))}, which no expert is.")
 
     def count_tokens(self, texts: Sequence[str], whole: bool = False) -> list[int]:
@@ -294,6 +299,8 @@ class Adaptive(TwoPass):
             run["experts"] = {name: sha for name, sha in run["experts"].items() if name in wanted}
         return {
             **run,
+            "forms": {name: self.bank.experts[name].svf_form for name in run["experts"]} if self.bank else {},
+            "weights": self.weights_facts(),
             "strategy": [self.strategy.kind, *self.strategy.mixture.weights, *self.strategy.mixture.layers],
             "first": self.strategy.first.weights,
             "prompt": [PROMPT_VERSION, *map(astuple, self._options)] if self.strategy.kind != "fixed" else None,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -15,6 +16,12 @@ def settings(config: Any) -> dict[str, Any]:
     """Return what a configuration of transformers says, but not where it was read and by which release."""
     told = {} if config is None else config.to_dict()
     return {name: value for name, value in told.items() if name not in ("_name_or_path", "transformers_version")}
+
+
+def files_stamp(folder: str | None) -> list[tuple[str, int, int]]:
+    """Return names, sizes and times of a folder's files, in nanoseconds; none of what is no folder here."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file()) if folder and Path(folder).is_dir() else []
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def open_table(store: Any, facts: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..adapters.dispatch_forms import Decision, check_form
 from ..adapters.dispatch_prompt import OTHERS
 from ..adapters.errors import AdapterError
-from ..adapters.mixture import BASE
+from ..adapters.mixture import BASE, divides_one
 from .errors import nearest
 from .strategy import ModelArgumentError, parse_flag, parse_number
 
@@ -82,7 +82,7 @@ def dispatch_plan(
         calibrate: ``true`` or ``false``, or None.
         votes: how many prompts of a task decide, under ``task`` (None: 10).
         mix: ``hard`` or ``soft``.
-        mix_step: from 0 to 0.5, under ``soft`` (None: 0.1).
+        mix_step: 0, or 1 / n for a whole n from 2, under ``soft`` (None: 0.1).
         abstain: from 0 to 1, or None.
 
     Raises:
@@ -104,13 +104,16 @@ def dispatch_plan(
         raise ModelArgumentError(f"votes={votes} goes with dispatch=task, where the first prompts decide; got dispatch={text}.")
     if mix_step is not None and mixing == "hard":
         raise ModelArgumentError(f"mix_step={mix_step} goes with mix=soft.")
+    step = parse_number("mix_step", 0.1 if mix_step is None else mix_step, 0, 0.5)
+    if step and not divides_one(step):
+        raise ModelArgumentError(f"mix_step={mix_step} must be 0, or 1 / n for a whole n, such as 0.1 or 0.25.")
     return DispatchPlan(
         form=form,
         shown=shown,
         calibrate=None if calibrate is None else parse_flag("calibrate", calibrate),
         votes=int(parse_number("votes", 10 if votes is None else votes, 1, math.inf, whole=True)) if per_task else None,
         soft=mixing == "soft",
-        step=parse_number("mix_step", 0.1 if mix_step is None else mix_step, 0, 0.5),
+        step=step,
         abstain=None if abstain is None else parse_number("abstain", abstain, 0, 1),
     )
 

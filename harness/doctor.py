@@ -8,13 +8,17 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from ..adapters.errors import AdapterError
 from ..adapters.paths import cache_dir
 from .errors import T2Error
+from .fetch import datadir
 from .fetch.catalog import DATASETS
 from .fetch.data import locate_local
+from .fetch.errors import SourceError
 from .fetch.model import model_folder, problem
 from .fetch.pins import BUILD_BYTES
 
@@ -82,15 +86,16 @@ def model() -> Iterator[Check]:
 
 def data() -> Iterator[Check]:
     """Say which splits of which data sets can be read without a network."""
+    with suppress(SourceError):  # a T2_DATA_DIR that is no folder is told once
+        datadir.find(_MAIN_DATA[0], "test")
     for name, entry in DATASETS.items():
-        have: dict[str, str] = {}
-        lacking: list[str] = []
-        for split in entry.splits:
-            found = locate_local(name, split)
-            if found:
-                have[split] = "T2_DATA_DIR" if found.source == "T2_DATA_DIR" else "cache"
-            else:
-                lacking.append(split)
+        try:
+            found = {split: locate_local(name, split) for split in entry.splits}
+        except T2Error as error:
+            yield Check(f"data: {name}", "missing", str(error).replace("\n", " "), "see the message")
+            continue
+        have = {split: "T2_DATA_DIR" if at.source == "T2_DATA_DIR" else "cache" for split, at in found.items() if at}
+        lacking = [split for split, at in found.items() if not at]
         detail = ", ".join(f"{split} ({source})" for split, source in have.items()) or "nothing"
         if lacking:
             detail += f"; not {', '.join(lacking)}"
@@ -99,13 +104,20 @@ def data() -> Iterator[Check]:
 
 
 def experts() -> Iterator[Check]:
-    """List the shipped experts."""
-    from ..adapters.experts import shipped
+    """Read the shipped experts."""
+    from ..adapters.experts import load_expert, shipped
 
-    names = list(shipped())
+    names, paths = [], shipped()
+    for name, path in paths.items():
+        try:
+            load_expert(path)
+        except AdapterError as error:
+            yield Check("experts", "missing", str(error), "reinstall t2")
+        else:
+            names.append(name)
     if names:
         yield Check("experts", "ok", ", ".join(names))
-    else:
+    elif not paths:
         yield Check("experts", "missing", "none in this installation", "reinstall t2, or train: t2 train CONFIG")
 
 
@@ -157,6 +169,9 @@ def disk() -> Iterator[Check]:
     folder = cache_dir()
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir():
+        yield Check("disk", "missing", f"{folder} is a file, where the cache {cache_dir()} has to be a folder", "export T2_CACHE=FOLDER")
+        return
     free = shutil.disk_usage(folder).free
     enough = free >= BUILD_BYTES or problem(model_folder()) is None
     fix = "" if enough else f"free {(BUILD_BYTES - free) / 1e6:,.0f} MB, or export T2_CACHE=FOLDER on another disk"

@@ -14,7 +14,7 @@ from ..adapters.dispatch_forms import Decision, Form, Setup
 from ..adapters.experts import Expert
 from ..adapters.mixture import Mixture
 from ..adapters.output_head import read_contiguous_rows
-from ..adapters.svf import model_fingerprint
+from ..adapters.svf import model_fingerprint, weights_digest
 from .adaptive import Adaptive
 from .cache_key import settings
 from .fewshot.generate import generate
@@ -57,6 +57,7 @@ class T2LM(Adaptive, HFLM):
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._largest_batch: int | None = None
         self._fingerprint: str | None = None
+        self._digest: str | None = None
 
     def _load_bank(self, plan: Strategy, paths: Mapping[str, Any] | None) -> Strategy:
         if self.backend != "causal" and not plan.is_base:
@@ -110,6 +111,12 @@ class T2LM(Adaptive, HFLM):
         if self._fingerprint is None:
             self._fingerprint = model_fingerprint(self.model)
         return self._fingerprint
+
+    def weights_facts(self) -> str:
+        """See `Adaptive`; asked for while the base weights are in force."""
+        if self._digest is None:
+            self._digest = weights_digest(self.model)
+        return self._digest
 
     def replies(self, requests: Sequence[Any], batch_size: int, mixtures: Sequence[Mixture] | None = None) -> list[Reply]:
         """See `Adaptive`."""

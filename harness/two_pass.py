@@ -4,6 +4,8 @@ Which weights answer a request depends on its context alone (under ``dispatch=ta
 that is enough to dispatch each once, to find the answers' mixtures again for the logged samples, and to store them beside cached answers.
 """
 
+import hashlib
+import json
 import logging
 import math
 from collections import Counter
@@ -107,7 +109,7 @@ class TwoPass:
         """Have lm-eval's answer cache, if there is one, look where this model's answers are; this run's, where its first prompts decide."""
         store = getattr(getattr(self, "cache_hook", None), "dbdict", None)
         if store is not None:
-            open_table(store, self.cache_facts() | ({"votes of": self._documents} if self.votes else {}))
+            open_table(store, self.cache_facts() | ({"votes of": [*self._documents, _contents(self._tasks)]} if self.votes else {}))
 
     # ---- one evaluation, called by `results.py`
 
@@ -350,6 +352,12 @@ def _without_padding(requests: "Sequence[Instance]") -> list[int]:
         if times[id(request)] <= (request.repeats or 1):
             found.append(i)
     return found
+
+
+def _contents(tasks: Mapping[str, Any]) -> dict[str, str]:
+    """Return task → hash of the documents that it is scored on, in their order."""
+    told = {name: json.dumps(list(task.eval_docs), default=str) for name, task in sorted(tasks.items())}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in told.items()}
 
 
 def _task(request: "Instance") -> str:

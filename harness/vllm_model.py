@@ -20,7 +20,7 @@ from ..adapters.mixture import Mixture
 from ..adapters.vllm_worker import COVERED, PATH, write_mixture
 from . import plain_errors, vllm_import
 from .adaptive import Adaptive
-from .cache_key import settings
+from .cache_key import files_stamp, settings
 from .fewshot.reply import Reply
 from .half_precision import for_default_model
 from .strategy import ModelArgumentError, Strategy, parse_number
@@ -206,6 +206,11 @@ class T2VLLM(Adaptive, VLLM):
             "lora": getattr(self.lora_request, "lora_path", None),
             "vllm": version(str(vllm_import.distribution())),
         }
+
+    def weights_facts(self) -> list[Any]:
+        """See `Adaptive`; the engine's own are out of reach, so of the files: of a folder's, or the hub's commit."""
+        commit = getattr(self.engines.config("hf_config"), "_commit_hash", None)
+        return [commit, files_stamp(self.base_name), files_stamp(getattr(self.lora_request, "lora_path", None))]
 
     def _generation_config(self) -> GenerationConfig | None:
         try:

@@ -143,6 +143,8 @@ def make_optimiser(name: str, space: AlphaSpace, seed: int, population: int, eli
     Raises:
         AdapterError: no such optimiser, or numbers that it cannot work with.
     """
+    if not 0 <= seed < 2**32:
+        raise AdapterError(f"The seed of a search must be from 0 to 2^32 - 1; got {seed}.")
     if name == "cem":
         return CEM(space, seed, population, elite_ratio)
     if population < 2:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import AdapterError
-from ..mixture import Mixture
+from ..mixture import Mixture, divides_one
 
 Candidate = tuple[int, ...]
 """α in steps of the resolution: what is evaluated once, however often it is asked for."""
@@ -25,7 +25,7 @@ class AlphaSpace:
         resolution: α are rounded to it before they are evaluated, so that the mixture that was scored is the one that is written down.
 
     Raises:
-        AdapterError: an empty range, a resolution that is not in (0, 1], no experts.
+        AdapterError: an empty range, a resolution that does not divide 1, no experts.
     """
 
     experts: tuple[str, ...]
@@ -42,7 +42,7 @@ class AlphaSpace:
             raise AdapterError(f"The range of α must be two finite numbers, the smaller one first; got {self.low:g}, {self.high:g}.")
         if self.normalised and self.low < 0:
             raise AdapterError(f"Normalised α are divided by their sum, so their range must start at 0 or more; got {self.low:g}.")
-        if not 0 < self.resolution <= 1 or abs(round(1 / self.resolution) * self.resolution - 1) > 1e-9:
+        if not divides_one(self.resolution):
             raise AdapterError(f"The resolution of α must be 1 / n for a whole n, such as 0.01; got {self.resolution:g}.")
 
     @property
@@ -91,6 +91,10 @@ def mixture_of(alphas: dict[str, float | list[float]]) -> Mixture | None:
     Raises:
         AdapterError: an α that is not a finite number, or lists of different lengths.
     """
+    for name, alpha in alphas.items():
+        for number in alpha if isinstance(alpha, list) and alpha else [alpha]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise AdapterError(f"The α of {name!r} must be a number, or a list of numbers; got {alpha}.")
     if all(not np.any(alpha) for alpha in alphas.values()):
         return None
     lists = {name: alpha for name, alpha in alphas.items() if isinstance(alpha, list)}

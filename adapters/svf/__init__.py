@@ -10,7 +10,7 @@ register()
 from .basis import Basis, compute_basis, renormalised_scale  # noqa: E402
 from .cache import cached_basis  # noqa: E402
 from .config import PRESETS, SvfConfig  # noqa: E402
-from .fingerprint import check_fingerprint, fingerprint, model_fingerprint  # noqa: E402
+from .fingerprint import check_fingerprint, fingerprint, model_fingerprint, weights_digest  # noqa: E402
 from .layer import SvfLayer  # noqa: E402
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "model_fingerprint",
     "register",
     "renormalised_scale",
+    "weights_digest",
 ]

@@ -63,3 +63,15 @@ def model_fingerprint(model: nn.Module) -> str:
         flat = local.detach().reshape(-1)[:: max(1, local.numel() // _SAMPLE)]
         digest.update(flat.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the sha256 of every byte of a model's weights, which takes about a second a gigabyte; of what is offloaded only the shape."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if tensor.device.type == "meta" or not tensor.numel():
+            continue
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        digest.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -56,7 +56,7 @@ def _from_cache(dataset: str, split: str, attempts: list[Attempt]) -> Located | 
         return None
     try:
         source, _, kept = path.with_suffix(".source").read_text().strip().partition("\n")
-    except OSError:
+    except (OSError, ValueError):  # damaged bytes are no text
         source, kept = "unknown source", ""
     if why := mismatch(dataset, split, data, kept or "one noted beside it"):
         log.warning("the cached file %s is damaged and is fetched again (%s)", path, why)

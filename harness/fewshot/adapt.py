@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from ...adapters.errors import AdapterError
-from ...adapters.experts import load_expert, shipped
+from ...adapters.experts import load_expert, shipped, trained_on
 from ...adapters.mixture import Mixture
 from ...adapters.search import AlphaSpace, Outcome, Search, SearchResult, make_optimiser
 from ...adapters.search.space import Candidate
 from ..errors import T2Error
-from .documents import FEWSHOT_SEED, Document, Source, draw, load_tasks, prepare
+from .documents import FEWSHOT_SEED, Document, Source, draw, load_tasks, prepare, train_sets
 from .evaluate import Judge
 from .journal import Journal
 from .mixture_file import SCHEMA, check_writable, read_mixture, write_json
@@ -137,7 +137,11 @@ def adapt(options: AdaptOptions) -> Path:
     lm = _load(model, options)
     try:
         adaptation = _Adaptation(options, settings, tasks, documents, lm)
-        write_json(options.output, adaptation.run())
+        found = adaptation.run()
+        if options.output.exists():  # another search has ended meanwhile
+            _check_finished(options, settings)
+        else:
+            write_json(options.output, found)
         adaptation.journal.remove()
     finally:
         lm.close()
@@ -166,10 +170,13 @@ def _check_finished(options: AdaptOptions, settings: dict[str, Any]) -> None:
         old = made if isinstance(made, dict) else {}
         other = [name for name in {**settings, **old} if settings.get(name) != old.get(name)]
         raise T2Error(f"{path} is there already, made with another {', '.join(other)}. {cure}")
+    if lacking := [name for name in ("evaluated_documents", "scores", "searches", "cost") if not isinstance(found.get(name), dict)]:
+        raise T2Error(f"{path} is there already, without {', '.join(lacking)}: it was changed. {cure}")
     named = parse_experts(options.model_args.get("experts"))
     experts = {name: load_expert(folder) for name, folder in (named or shipped()).items()}
-    now = {name: expert.sha256 for name, expert in experts.items() if not expert.is_classifier}
-    then = {name: about.get("sha256") for name, about in found["experts"].items()}
+    now = {name: (expert.sha256, expert.svf_form) for name, expert in experts.items() if not expert.is_classifier}
+    # older files do not tell the form
+    then = {name: (about.get("sha256"), about.get("svf_form", now.get(name, ("", ""))[1])) for name, about in found["experts"].items()}
     # of shipped experts a search has those that fit its model
     if other := [name for name in sorted({*then, *(now if named else ())}) if then.get(name) != now.get(name)]:
         raise T2Error(f"{path} is there already, made when {', '.join(map(repr, other))} was another expert, or was not there. {cure}")
@@ -222,9 +229,25 @@ class _Adaptation:
             "dtype": lm.host_facts()["dtype"],
             "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval", "t2")} | _engine(lm),
         }
+        if other := [name for name in lm.bank.answering if lm.bank.experts[name].svf_form != "scale"]:
+            self.identity["renormalised"] = other
+        self.trained_on = self._trained_on(tasks)
         requests = [[repr(instance.args) for instance in prepared.instances] for part in asked for prepared in part]
         key = hashlib.sha256(json.dumps([settings, self.identity, requests], sort_keys=True).encode()).hexdigest()
         self.journal = Journal(options.output, key)
+
+    def _trained_on(self, tasks: Any) -> list[str]:
+        """Return the experts that were trained on the split that the documents are from, and say so."""
+        sets = set[str]().union(*(train_sets(tasks[name]) for name in {d.task for d in self.documents if d.source == "train"}))
+        experts = self.lm.bank.experts
+        found = [name for name in self.lm.bank.answering if trained_on(experts[name].card, "dataset") in sets]
+        if found:
+            log.warning(
+                "The few-shot documents are from the train split that %s learned from: they may be training documents, on which such an "
+                "expert looks better than it is. --source validation, where the task has it, or evaluated draws others.",
+                ", ".join(found),
+            )
+        return found
 
     def run(self) -> dict[str, Any]:
         """Return the content of the mixture file."""
@@ -338,7 +361,10 @@ class _Adaptation:
                 "pretrained": options.model_args.get("pretrained"),
                 "fingerprint": lm.fingerprint,
             },
-            "experts": {name: {"sha256": sha256} for name, sha256 in self.identity["experts"].items()},
+            "experts": {
+                name: {"sha256": sha256, "svf_form": lm.bank.experts[name].svf_form} for name, sha256 in self.identity["experts"].items()
+            },
+            "experts_trained_on": self.trained_on,
             "experts_argument": options.model_args.get("experts"),
             "configuration": {
                 "form": form,

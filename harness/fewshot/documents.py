@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..errors import T2Error, nearest
 from ..fetch import FetchError, load_rows
+from ..fetch.catalog import DATASETS
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,13 @@ def pools(task: Any) -> dict[Source, Sequence[Mapping[str, Any]]]:
         found["train"] = task.fewshot_docs()
     found["evaluated"] = task.eval_docs
     return found
+
+
+def train_sets(task: Any) -> set[str]:
+    """Return the names under which an expert's card has the data set that a task's train documents are of."""
+    config, place = task.config, _place(task)
+    hub = [d.name for d in DATASETS.values() if d.hub.repo == config.dataset_path and config.dataset_name in d.hub.configs]
+    return {f"lm-eval's {config.task}", *hub, *([place["dataset"]] if place else [])}
 
 
 def _place(task: Any) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ...adapters.search import Outcome
 from .mixture_file import write_json
 
 log = logging.getLogger("t2")
@@ -33,6 +34,8 @@ class Journal:
         try:
             kept = json.loads(self.path.read_text(encoding="utf-8"))
             if kept["key"] == key:
+                for outcome in (outcome for found in kept["outcomes"].values() for outcome in found.values()):
+                    Outcome.of(outcome)  # complains of what is no outcome
                 self.outcomes, self.seconds, self.tokens = kept["outcomes"], float(kept["seconds"]), int(kept["tokens"])
             else:
                 old = self.path.with_name(f"{self.path.name}.old")
@@ -40,7 +43,7 @@ class Journal:
                 log.warning("%s is of other settings, weights, documents or versions: begun anew. It is kept as %s.", self.path, old.name)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s cannot be read (%s): begun anew.", self.path, error)
         self.save()
 

@@ -73,6 +73,12 @@ class MixtureFile:
                     f"{self.path} was made with an expert {name!r} whose weights have sha256 {sha256}; the one here has "
                     f"{experts[name].sha256}. Name the right folder with experts=…, or delete the file and search again with `t2 adapt`."
                 )
+            form = experts[name].svf_form
+            if (then := self.data["experts"][name].get("svf_form", form)) != form:  # older files do not tell it
+                raise T2Error(
+                    f"{self.path} was made with an expert {name!r} of the form {then}; the one here has the form {form}. "
+                    "Name the right folder with experts=…, or delete the file and search again with `t2 adapt`."
+                )
             depth = experts[name].depth
             if self.mixture.layers and len(self.mixture.layers[0]) < depth:
                 raise T2Error(

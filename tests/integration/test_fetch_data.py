@@ -105,6 +105,12 @@ def test_damaged_cache_is_said_and_rebuilt(world, caplog, damage):
     assert digest(bad) in caplog.text
 
 
+def test_a_damaged_note_beside_a_whole_file_is_no_matter(world):
+    path = fetch().path
+    path.with_suffix(".source").write_bytes(b"hub\xff\xfe\n")
+    assert (fetch().source, fetch().data) == ("cache (unknown source)", encode(ROWS))
+
+
 @pytest.mark.parametrize("damage", ["one byte", "no rows", "not noted"])
 def test_a_copy_of_what_has_no_pin_stays_as_it_was_fetched(world, monkeypatch, damage):
     monkeypatch.setitem(catalog.DATASETS["gsm8k"].splits, "test", Split(len(ROWS), None))

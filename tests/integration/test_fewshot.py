@@ -27,7 +27,7 @@ from t2.harness.fewshot import command
 from t2.harness.fewshot import evaluate as evaluate_module
 from t2.harness.fewshot import generate as generate_module
 from t2.harness.fewshot.adapt import AdaptOptions, adapt
-from t2.harness.fewshot.documents import doc_hash, draw, load_tasks, prepare
+from t2.harness.fewshot.documents import doc_hash, draw, load_tasks, prepare, train_sets
 from t2.harness.fewshot.evaluate import Judge
 from t2.harness.fewshot.generate import generate
 from t2.harness.fewshot.mixture_file import read_mixture
@@ -424,6 +424,64 @@ def test_a_search_that_could_not_be_written_is_kept_and_other_prompts_begin_anew
         assert (tmp_path / "n.json.search.old").is_file()
 
 
+def test_a_journal_with_half_an_outcome_is_begun_anew(world, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt_module._Adaptation, "_content", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            adapt(options(world, tmp_path / "m.json", iterations=1))
+    kept = json.loads((tmp_path / "m.json.search").read_text())
+    del next(iter(kept["outcomes"]["normalised"].values()))["tokens"]
+    (tmp_path / "m.json.search").write_text(json.dumps(kept))
+    assert read_mixture(adapt(options(world, tmp_path / "m.json", iterations=1))).data["scores"]
+    assert "m.json.search cannot be read ('tokens'): begun anew" in caplog.text
+
+
+def test_a_search_that_ended_meanwhile_is_not_overwritten(world, tmp_path, monkeypatch, mixture_file):
+    content = adapt_module._Adaptation._content
+
+    def late(self, *given):
+        (tmp_path / "m.json").write_bytes(mixture_file)
+        return content(self, *given)
+
+    monkeypatch.setattr(adapt_module._Adaptation, "_content", late)
+    with pytest.raises(T2Error, match=r"m.json is there already, made with another seed. .*delete it"):
+        adapt(options(world, tmp_path / "m.json", iterations=1, seed=2))
+    assert (tmp_path / "m.json").read_bytes() == mixture_file and (tmp_path / "m.json.search").is_file()
+    (tmp_path / "m.json").unlink()
+    adapt(options(world, tmp_path / "m.json", iterations=1))  # the same search twice
+    assert (tmp_path / "m.json").read_bytes() == mixture_file and not (tmp_path / "m.json.search").exists()
+
+
+@pytest.mark.parametrize("field", ["scores", "cost", "searches", "evaluated_documents"])
+def test_a_finished_file_without_a_field_is_told(world, tmp_path, mixture_file, field):
+    found = json.loads(mixture_file)
+    (tmp_path / "m.json").write_text(json.dumps({name: value for name, value in found.items() if name != field}))
+    with pytest.raises(T2Error, match=f"m.json is there already, without {field}: it was changed. .*delete it"):
+        adapt(options(world, tmp_path / "m.json", iterations=1))
+
+
+def test_experts_that_learned_from_the_split_of_the_documents_are_told(world, tmp_path, caplog):
+    tiny.save_expert(tmp_path / "own", 3, Path(world.base), data={"task": "tiny_train", "dataset": "lm-eval's tiny_train"})
+    args = {"pretrained": world.base, "experts": f"{world.experts}:{tmp_path / 'own'}"}
+    for source, names in (("train", ["own"]), ("evaluated", [])):
+        caplog.clear()
+        asked = replace(options(world, tmp_path / f"{source}.json", iterations=1, source=source), model_args=args)
+        assert read_mixture(adapt(asked)).data["experts_trained_on"] == names
+        told = [r.message for r in caplog.records if "learned from" in r.message]
+        assert len(told) == len(names) and all("train split that own learned from" in line for line in told)
+
+
+def test_data_sets_go_by_the_names_that_cards_have():
+    def task(name, path, subset, samples=None, **metadata):
+        config = SimpleNamespace(task=name, dataset_path=path, dataset_name=subset, metadata=metadata)
+        return SimpleNamespace(config=config, fewshot_cfg=SimpleNamespace(samples=samples))
+
+    place = [{"dataset": "math", "split": "train", "subject": "Algebra"}]
+    assert train_sets(task("arc_easy", "allenai/ai2_arc", "ARC-Easy")) == {"lm-eval's arc_easy", "arc_easy"}
+    assert train_sets(task("math500", "HuggingFaceH4/MATH-500", None, place)) == {"lm-eval's math500", "math500", "math"}
+    assert train_sets(task("mbpp_chat", None, None, t2_train="mbpp")) == {"lm-eval's mbpp_chat", "mbpp"}
+
+
 def test_answers_of_nan_are_wrong_and_sampled_ones_do_not_differ_by_chance(world, monkeypatch):
     tasks = load_tasks("tiny_train", world.tasks, gen_kwargs="do_sample=true,temperature=5.0")
     documents = draw(tasks, 6, 0)
@@ -569,6 +627,8 @@ def test_documents_are_drawn_from_the_best_split_and_nested(world):
         (["--task", "tiny_train", "--form", "free,normalised"], "need --select"),
         (["--task", "tiny_train", "--optimizer", "adam"], "Unknown optimizer 'adam'"),
         (["--task", "tiny_train", "--range", "1", "0"], "the smaller one first"),
+        (["--task", "tiny_train", "--search_seed", "-1"], "seed of a search must be from 0"),
+        (["--task", "tiny_train", "--resolution", "1e-320"], "must be 1 / n for a whole n"),
         (["--task", "tiny_train", "--metric", "acc"], "has no metric 'acc'"),
         (["--task", "tiny_train", "--metric", "exact_match,strict"], "has no filter 'strict'"),
         (["--task", "tiny_train", "-o", "/proc/no/m.json"], "cannot be written"),
@@ -622,6 +682,8 @@ def changed(**fields):
         (changed(t2_mixture=99), "format 99"),
         (changed(alpha={"math": float("nan")}), "no usable α"),
         (changed(alpha={"math": [0.1, 0.2], "code": 0.1}), "no usable α"),
+        (changed(alpha={"math": None}), "no usable α (The α of 'math' must be a number"),
+        (changed(alpha={"math": []}), "no usable α (The α of 'math' must be a number"),
         (changed(alpha={"math": [0.1], "code": [0.1]}), "has α for 1 layers; the expert 'code' adapts 2"),
         (changed(documents=None), "'documents' is missing"),
         (changed(base={"fingerprint": "0" * 16, "name": "other"}), "fingerprint 0000000000000000 (other)"),
@@ -643,6 +705,27 @@ def test_a_mixture_file_that_does_not_fit_is_refused(world, tmp_path, mixture_fi
 @pytest.fixture(scope="module")
 def mixture_file(world, tmp_path_factory):
     return adapt(options(world, tmp_path_factory.mktemp("m") / "m.json", iterations=1)).read_bytes()
+
+
+def test_a_mixture_of_an_expert_whose_form_has_changed_is_refused(world, tmp_path, mixture_file):
+    path, experts = tmp_path / "m.json", tmp_path / "experts"
+    for name in ("math", "code"):
+        shutil.copytree(f"{world.experts}/{name}", experts / name)
+        (experts / name / "card.json").unlink()
+    config = experts / "math" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"svf_form": "renormalised"}))
+    path.write_bytes(mixture_file)
+    changed(alpha={"math": 1.0})(path)
+    with pytest.raises(T2Error, match="an expert 'math' of the form scale; the one here has the form renormalised"):
+        T2LM(world.base, mixture=str(path), experts=str(experts))
+    data = json.loads(path.read_text())
+    for expert in data["experts"].values():
+        del expert["svf_form"]  # as in files from before it was told
+    path.write_text(json.dumps(data))
+    assert str(T2LM(world.base, mixture=str(path), experts=str(experts)).strategy) == "expert:math"
+    path = tmp_path / "same.json"
+    path.write_text(json.dumps(json.loads(mixture_file) | {"experts": data["experts"]}))
+    assert adapt(options(world, path, iterations=1)) == path
 
 
 def test_a_mixture_and_a_strategy_exclude_each_other(world, tmp_path, mixture_file):

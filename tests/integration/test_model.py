@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 from transformers.utils.quantization_config import QuantizationMethod
 
-from t2.harness.cache_key import facts_key
+from t2.harness.cache_key import facts_key, files_stamp
 from t2.harness.errors import T2Error
 from t2.harness.fetch import cache_dir
 from t2.harness.fetch.model import model_folder, problem
@@ -283,6 +285,46 @@ def test_cached_answers_are_kept_apart_by_the_files_beside_the_weights(tmp_path)
     assert len({*found, key()}) == 5
 
 
+def test_cached_answers_are_kept_apart_by_every_number_of_the_weights(world, tmp_path):
+    base = tiny.save(tmp_path / "model")
+
+    def told(**args):
+        lm = T2LM(str(base), strategy="base", batch_size=4, **args)
+        return lm.fingerprint, facts_key(lm.cache_facts())
+
+    adapters = [tiny.save_expert(tmp_path / name, seed, base, strength=0.0004) for seed, name in enumerate("ab")]  # all but the base
+    one, two = (told(peft=str(path)) for path in adapters)
+    assert one[1] != two[1]
+    before = told()
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.embed_tokens.weight"][7, 1] += 1  # between the numbers that the fingerprint samples
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    after = told()
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_of_files_that_are_not_read_names_sizes_and_times_count(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    ((name, size, before),) = files_stamp(str(tmp_path))
+    os.utime(tmp_path / "model.safetensors", ns=(before, before + 1))
+    assert (name, size) == ("model.safetensors", 3) and files_stamp(str(tmp_path)) == [(name, size, before + 1)]
+    assert files_stamp("some/model") == files_stamp(None) == []
+
+
+def test_cached_answers_are_kept_apart_by_the_form_of_an_expert(world, tmp_path):
+    shutil.copytree(f"{world.experts}/math", tmp_path / "math")
+    (tmp_path / "math" / "card.json").unlink()
+    config = tmp_path / "math" / "adapter_config.json"
+
+    def key():
+        return facts_key(T2LM(world.base, strategy="expert:math", experts=str(tmp_path / "math"), batch_size=4).cache_facts())
+
+    before = key()
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"svf_form": "renormalised"}))
+    assert key() != before
+
+
 def test_unknown_arguments_strategies_and_experts(world):
     for args, says in [
         ({"stratgy": "base"}, "Unknown model argument of t2: 'stratgy' (did you mean 'strategy'?)"),
@@ -421,10 +463,28 @@ def test_a_form_of_ones_own_and_the_confusion_matrix_in_the_results(world, tmp_p
 def test_what_a_form_of_ones_own_says_is_checked(world, tmp_path):
     form = "from t2.adapters.dispatch_forms import Decision, register\n@register('own')\nclass Own:\n"
     form += "    def __init__(self, setup): pass\n    def decide(self, contexts, batch_size=None, progress=False): return {}\n"
-    for says, answer in (("named 'law', which no expert is", "[Decision('law', 0) for c in contexts]"), ("decided 0 of 6 prompts", "[]")):
+    for says, answer in (
+        ("named 'law', which no expert is", "[Decision('law', 0) for c in contexts]"),
+        ("named 'law', which no expert is", "[Decision('math', 0, alphas={'law': 1.0}) for c in contexts]"),
+        ("decided 0 of 6 prompts", "[]"),
+        (r"dispatch=.*own.py has to return a list with a Decision for each prompt; it returned None", "None"),
+        (r"dispatch=.*own.py gave what is no decision: .*finite", "[Decision('math', 0, alphas={'math': float('nan')}) for c in contexts]"),
+        (r"dispatch=.*own.py gave what is no decision: ", "[Decision('math', 0, scores={'math': 'much'}) for c in contexts]"),
+    ):
         (tmp_path / "own.py").write_text(form.format(answer))
         with pytest.raises(T2Error, match=says):
             load(world, dispatch=str(tmp_path / "own.py")).generate_until(questions())
+
+
+def test_numpys_numbers_of_a_form_of_ones_own_go_into_the_answer_cache(world, tmp_path):
+    form = "import numpy as np\nfrom t2.adapters.dispatch_forms import Decision, register\n@register('own')\nclass Own:\n"
+    form += "    def __init__(self, setup): pass\n    def decide(self, contexts, batch_size=None, progress=False):\n"
+    form += "        scores = {'math': np.float32(0.75), 'code': np.float32(0.25)}\n"
+    form += "        return [Decision('math', np.int64(3), scores=scores) for c in contexts]\n"
+    (tmp_path / "own.py").write_text(form)
+    args, cache = {"dispatch": str(tmp_path / "own.py")}, str(tmp_path / "answers")
+    runs = [evaluate(world, args=args, use_cache=cache, tasks=["tiny_generate"], limit=2)["samples"]["tiny_generate"] for _ in range(2)]
+    assert [s["t2"] for s in runs[0]] == [s["t2"] for s in runs[1]] and runs[1][0]["t2"]["scores"] == {"math": 0.75, "code": 0.25}
 
 
 def test_cached_answers_of_a_form_of_ones_own_are_kept_apart_by_calibrate(world):

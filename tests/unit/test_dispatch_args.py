@@ -36,6 +36,8 @@ def test_forms_are_read_and_named_in_results():
         ({"votes": 3}, "votes=3 goes with dispatch=task"),
         ({"mix": "sof"}, "Unknown mix 'sof'. Did you mean 'soft'?"),
         ({"mix": "soft", "mix_step": 0.6}, "mix_step=0.6 must be a number from 0 to 0.5"),
+        ({"mix": "soft", "mix_step": 0.3}, "mix_step=0.3 must be 0, or 1 / n for a whole n"),
+        ({"mix": "soft", "mix_step": 1e-320}, "mix_step=1e-320 must be 0, or 1 / n"),
         ({"mix_step": 0.1}, "mix_step=0.1 goes with mix=soft"),
         ({"abstain": "nan"}, "abstain=nan must be a number from 0 to 1"),
         ({"abstain": "half"}, "abstain=half must be a number from 0 to 1"),

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -65,9 +66,31 @@ def test_damaged_model_and_malformed_data_are_told(empty, monkeypatch):
     (empty / "data/gsm8k").mkdir(parents=True)
     (empty / "data/gsm8k/train.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n{half\n")
     monkeypatch.setenv("T2_DATA_DIR", str(empty / "data"))
-    told = [check for check in doctor.checks() if check.name == "data"]
-    assert [check.state for check in told] == ["missing"]
-    assert "gsm8k/train.jsonl, line 2" in told[0].detail
+    told = {check.name: check for check in doctor.data()}
+    assert told["data: gsm8k"].state == "missing" and "gsm8k/train.jsonl, line 2" in told["data: gsm8k"].detail
+    assert told.keys() == {f"data: {name}" for name in doctor.DATASETS}  # the others are told all the same
+    monkeypatch.setenv("T2_DATA_DIR", str(empty / "nowhere"))
+    (check,) = [check for check in doctor.checks() if check.name.startswith("data")]
+    assert check.state == "missing" and "nowhere is not a folder" in check.detail
+
+
+def test_a_damaged_expert_is_told_beside_the_others(tmp_path, monkeypatch):
+    from t2.adapters.experts import shipped
+
+    paths = shipped()
+    shutil.copytree(paths["math"], tmp_path / "math")
+    (tmp_path / "math" / "adapter_model.safetensors").write_bytes(b"x")
+    monkeypatch.setattr("t2.adapters.experts.shipped", lambda: paths | {"math": tmp_path / "math"})
+    damaged, others = doctor.experts()
+    assert (damaged.state, others.state) == ("missing", "ok") and "math" not in others.detail
+    assert "adapter_model.safetensors is not the file that its card describes" in damaged.detail and damaged.fix == "reinstall t2"
+
+
+def test_a_file_in_the_caches_place_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("T2_CACHE", str(tmp_path / "file" / "cache"))
+    (check,) = doctor.disk()
+    assert check.state == "missing" and f"{tmp_path / 'file'} is a file" in check.detail
 
 
 def test_missing_or_broken_bwrap(tmp_path):

@@ -564,7 +564,7 @@ def test_any_wrong_value_anywhere_is_survived_or_a_clear_error(here):
 
 def test_output_is_written_whole_and_replaces_the_old(here, capsys):
     path = write("results_1.json", result(acc(10)))
-    Path("out.md").write_text("old")
+    Path("out.md").write_text("# Evaluation report\n\nold")
     Path("link.md").symlink_to("out.md")
     assert main([path, "--output", "link.md"]) == 0
     assert Path("link.md").is_symlink()

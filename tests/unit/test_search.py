@@ -6,6 +6,7 @@ import pytest
 from t2.adapters.errors import AdapterError
 from t2.adapters.mixture import Mixture
 from t2.adapters.search import CEM, AlphaSpace, Outcome, Search, make_optimiser
+from t2.adapters.search.space import mixture_of
 
 NAMES = ("code", "math", "reasoning")
 BEST = np.array([0.2, 0.7, 0.1])
@@ -175,11 +176,25 @@ def test_alphas_that_are_all_zero_are_never_evaluated():
         ({"low": -1}, "must start at 0 or more"),
         ({"resolution": 0.03}, "1 / n"),
         ({"resolution": 0}, "1 / n"),
+        ({"resolution": 1e-320}, "1 / n"),
     ],
 )
 def test_bad_spaces(space, says):
     with pytest.raises(AdapterError, match=says):
         AlphaSpace(NAMES, **space)
+
+
+@pytest.mark.parametrize("alpha", [None, [], True, "0.5", [0.5, None]])
+def test_what_is_no_alpha_is_refused(alpha):
+    with pytest.raises(AdapterError, match="The α of 'math' must be a number, or a list of numbers"):
+        mixture_of({"math": alpha})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("name", ["cem", "cma", "random"])
+def test_a_seed_that_is_none_is_refused(name, seed):
+    with pytest.raises(AdapterError, match=rf"seed of a search must be from 0 to .*; got {seed}"):
+        make_optimiser(name, AlphaSpace(NAMES), seed, 8, 0.5)
 
 
 @pytest.mark.parametrize(

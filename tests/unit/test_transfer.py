@@ -94,10 +94,25 @@ def test_the_command_line(world, tmp_path, capsys):
     card = json.loads((tmp_path / "new" / "math_transferred" / "card.json").read_text())
     assert card["transferred"]["sha256"] == load_expert(world.experts / "math").sha256
     assert main(words) == 2 and "is there already" in capsys.readouterr().err
-    assert main([*words[:5], str(tmp_path / "nothing"), *words[6:]]) == 2 and "cannot be loaded" in capsys.readouterr().err
+    assert main([*words[:5], str(tmp_path / "nothing"), "-o", str(tmp_path / "n")]) == 2 and "cannot be loaded" in capsys.readouterr().err
     assert main(["experts", "transfer", "--from", str(tmp_path), "--to", world.other]) == 2
     assert "No expert in" in capsys.readouterr().err
     assert main([*words[:-1], "/proc/no"]) == 2 and "cannot be written" in capsys.readouterr().err
+
+
+def test_experts_keep_their_given_names_and_all_targets_are_looked_at_first(world, tmp_path, capsys):
+    new = tmp_path / "new"
+    named = f"first={world.experts / 'math'}:second={world.experts / 'code'}"
+    words = ["experts", "transfer", "--from", named, "--to", world.other, "-o", str(new)]
+    (new / "second_transferred").mkdir(parents=True)
+    assert main(words) == 2 and "second_transferred is there already" in capsys.readouterr().err
+    assert [p.name for p in new.iterdir()] == ["second_transferred"]
+    (new / "second_transferred").rmdir()
+    assert main(words) == 0
+    assert sorted(p.name for p in new.iterdir()) == ["first_transferred", "second_transferred"]
+    assert load_expert(new / "first_transferred").card["transferred"]["from"] == "first"
+    assert main([*words, "--shuffle", str(10**23 - 1)]) == 2
+    assert f"--shuffle {10**23 - 1}: a seed is a whole number of 64 bits" in capsys.readouterr().err
 
 
 def test_a_model_without_such_matrices_is_refused(world, tmp_path):

@@ -270,11 +270,11 @@ def test_an_interrupted_run_goes_on_with_what_its_task_decided(tmp_path):
     assert again.asked == [] and again.sample_facts([("code 3", " c")], "mc")["mixture"] == "math"
 
 
-def interrupted(path: str, task: list[Instance], asked: list[Instance], limit: int | None = None, votes: int = 2):
+def interrupted(path: str, task: list[Instance], asked: list[Instance], limit: int | None = None, votes: int = 2, docs: Sequence = ()):
     """A run of `task`, with votes and an answer cache, that ends after `asked`: the model, the answers."""
     lm = Adapting(votes=votes)
     cached = CachingLM(lm, path)
-    lm.begin_run({"mc": SimpleNamespace(instances=task)}, [limit, None])
+    lm.begin_run({"mc": SimpleNamespace(instances=task, eval_docs=docs)}, [limit, None])
     answers = cached.loglikelihood(asked)
     cached.dbdict.close()
     return lm, answers
@@ -297,6 +297,14 @@ def test_answers_under_one_verdict_do_not_serve_a_run_that_decides_otherwise(tmp
     assert interrupted(path, task, task, votes=3)[1] == ["math|code 1", "math|math 22", "math|math 33"]
     again, answers = interrupted(path, task[:1], task[:1], limit=1, votes=3)
     assert answers == ["code|code 1"] and again.asked == []
+
+
+def test_answers_of_other_documents_do_not_serve_a_run_that_they_decide_otherwise(tmp_path):
+    path = str(tmp_path / "answers.db")
+    before, after = score(("math 1", " a"), ("code 2", " b")), score(("code 2", " b"), ("math 1", " a"), ("code 3", " c"))
+    assert interrupted(path, before, before, votes=1, docs=[{"q": 1}, {"q": 2}])[1] == ["math|math 1", "math|code 2"]
+    found = interrupted(path, after, after, votes=1, docs=[{"q": 2}, {"q": 1}, {"q": 3}])[1]
+    assert found == ["code|code 2", "code|math 1", "code|code 3"]
 
 
 def test_a_new_strategy_leaves_the_cached_answers_of_the_one_before(tmp_path):
