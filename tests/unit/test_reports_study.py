@@ -32,7 +32,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_row_is_named(damage):
-    with pytest.raises(ReportError, match=r"seed 0, on .*: this row of a study is damaged \(\w+: .*Delete it"):
+    with pytest.raises(ReportError, match=r"seed 1, on .*: this row of a study is damaged \(\w+: .*Delete it"):
         study_tables([row(), row("arc-lora") | damage])
 
 
