@@ -36,8 +36,8 @@ def return_freed_tensors() -> bool:
 def freed_tensors_kept() -> Iterator[None]:
     """Within the block, `return_freed_tensors` is off.
 
-    For a rollout: each token makes every layer's keys and values anew, and to get their pages from the system each time, zeroed, takes as
-    long as half of the rest. `return_free_pages` gives them back after it.
+    For a rollout: each token makes every layer's keys and values anew, and would wait for their pages, zeroed by the system, each time.
+    `return_free_pages` gives them back after it.
     """
     if not _returning:
         yield

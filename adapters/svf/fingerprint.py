@@ -1,7 +1,7 @@
 """Which base model an expert belongs to, told from the adapted weights themselves."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -55,23 +55,29 @@ def model_fingerprint(model: nn.Module) -> str:
     Any training moves all numbers of a matrix, so a sample tells; an edit of a few numbers by hand may go unseen.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor, flat in _tensors(model):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        if tensor.device.type == "meta" or not tensor.numel():
-            continue
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        flat = local.detach().reshape(-1)[:: max(1, local.numel() // _SAMPLE)]
-        digest.update(flat.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
+        if flat is not None:
+            sample = flat[:: max(1, flat.numel() // _SAMPLE)]
+            digest.update(sample.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return the sha256 of every byte of a model's weights, which takes about a second a gigabyte; of what is offloaded only the shape."""
+    """Return the sha256 of every byte of a model's weights; of what is offloaded only the shape."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor, flat in _tensors(model):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if flat is not None:
+            digest.update(flat.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Yield name, tensor, and its numbers in a row, those of this process where it is sharded; None where there are none here."""
+    for name, tensor in sorted(model.state_dict().items()):
         if tensor.device.type == "meta" or not tensor.numel():
+            yield name, tensor, None
             continue
         local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        digest.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        yield name, tensor, local.detach().reshape(-1)
