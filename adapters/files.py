@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 TMP_PREFIX = ".tmp-"
@@ -14,7 +15,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; the old file stays, the temporary one is removed.
     """
-    temporary = path.with_name(f"{TMP_PREFIX}{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{TMP_PREFIX}{path.name}.{secrets.token_hex(8)}")  # containers that share a cache share process ids too
     try:
         with open(temporary, "wb") as file:
             file.write(data)

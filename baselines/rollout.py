@@ -1,11 +1,13 @@
 """Sampling replies from the policy. Shapes: B replies, P prompt tokens (left-padded), T reply tokens (right-padded)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lm_eval.models.utils import resolve_max_length
+from peft.helpers import DoraCaching
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -126,7 +128,7 @@ def generate(
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
     stop = end_ids(model, tokenizer)
     how = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop, **sampling}
-    with freed_tensors_kept():
+    with freed_tensors_kept(), _dora_norms_kept(model):
         ids = model.generate(input_ids=asked, attention_mask=mask, **how)  # type: ignore[operator]
     return_free_pages()
     reply = ids[:, width:]
@@ -135,6 +137,16 @@ def generate(
     reply_mask = (ends.cumsum(1) - ends.long() == 0).float()
     texts = tokenizer.batch_decode([row[keep.bool()] for row, keep in zip(reply, reply_mask, strict=True)], skip_special_tokens=True)
     return Rollouts(ids, torch.cat([mask, reply_mask.long()], 1), reply_mask, list(texts))
+
+
+@contextmanager
+def _dora_norms_kept(model: nn.Module) -> Iterator[None]:
+    """Within the block DoRA multiplies its matrices out and norms its weights once, not for every token."""
+    with DoraCaching():
+        yield
+    mode = model.training
+    model.train()  # lets PEFT forget them: the weights may change before they are used again
+    model.train(mode)
 
 
 def own_ends(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,6 +1,7 @@
 """`write_whole`: the old file or the new one."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,6 +17,15 @@ def test_the_file_is_replaced_and_may_be_read_as_any_other(tmp_path):
     assert target.read_bytes() == b"two"
     assert target.stat().st_mode == other.stat().st_mode
     assert sorted(os.listdir(tmp_path)) == ["file", "other"]
+
+
+def test_writers_with_one_process_id_do_not_meet(tmp_path):
+    """As two containers with one cache, whose first process is 1 in both."""
+    contents = [bytes([65 + n]) * 200_000 for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda n: write_whole(tmp_path / "file", contents[n % 4]), range(40)):
+            assert (tmp_path / "file").read_bytes() in contents
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_mixture_file_may_be_read_as_any_other(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, OPTConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
@@ -248,6 +249,22 @@ def test_replies_do_not_depend_on_how_many_prompts_are_answered_at_a_time():
     assert whole.texts == [text for part in parts for text in part.texts] and any(whole.texts)
     tokens = [ids[mask.bool()].tolist() for part in parts for ids, mask in zip(part.ids, part.mask, strict=True)]
     assert [ids[mask.bool()].tolist() for ids, mask in zip(whole.ids, whole.mask, strict=True)] == tokens
+
+
+def test_a_rollout_norms_the_weights_of_dora_once(monkeypatch):
+    config = LoraConfig(r=4, use_dora=True, target_modules="all-linear", init_lora_weights=False)
+    policy, tokenizer = get_peft_model(tiny.model(), config).eval(), tiny.tokenizer(None)
+    normed, norm = [], torch.linalg.norm
+    monkeypatch.setattr(torch.linalg, "norm", lambda *given, **how: (normed.append(given[0].shape), norm(*given, **how))[1])
+    first = generate(policy, tokenizer, ["a", "bcd"], 9, 0).texts
+    assert len(normed) == len(policy.targeted_module_names)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(-3)
+    changed = generate(policy, tokenizer, ["a", "bcd"], 9, 0).texts
+    policy.merge_adapter()
+    assert changed == generate(policy, tokenizer, ["a", "bcd"], 9, 0).texts != first
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs a C library with mallopt (glibc)")
