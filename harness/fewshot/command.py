@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import T2Error
-from .adapt import FORMS, AdaptOptions, adapt
+from .adapt import adapt
 from .documents import SOURCES, known_tasks
 from .mixture_file import MixtureFile, read_mixture
+from .options import FORMS, AdaptOptions
 
 log = logging.getLogger("t2")
 

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from ..errors import nearest
 from .jail import Jail, is_init_root
 from .plan import Plan, plan_tests
-from .run import forget_processes, run_job
+from .processes import forget_processes
+from .run import run_job
 from .verdict import Cancelled, Job, Kind, Limits, MissingPackage, SandboxError, SandboxUnavailable, UnusableTests, Verdict
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from typing import Any
 
 from .jail import Child, Jail, Role, judge_limits
 from .plan import Plan
+from .processes import LOOK_SECONDS, computes, usage_below
 from .verdict import Cancelled, Job, Limits, SandboxUnavailable, Verdict
 
-_TICK = 0.25  # seconds between looks at the clock and at the cancel flag
 _KEEP = 4096  # bytes of a worker's output kept for error messages
 _STRETCH = 30  # a program still computing at the wall limit gets this many times it, so that load does not decide; CPU seconds do
 _IDLE_LOOKS = 3  # after which nothing computes: at one look both processes may be between turns
@@ -107,92 +107,11 @@ def clean(text: str, limit: int = 500) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-@dataclass
-class _Usage:
-    """What the processes below one use: CPU seconds with those of children waited for, the same of each process alone, bytes of memory."""
-
-    cpu_seconds: float = 0.0
-    own: dict[int, float] = field(default_factory=dict)
-    memory_bytes: int = 0
-
-
-class _Processes:
-    """The process table, read at most every `_TICK` seconds for all watchers together."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.read = float("-inf")
-        self.table: dict[int, tuple[int, float, float, int]] = {}
-
-    def usage(self, root: int) -> _Usage:
-        """Sum over the processes below `root`."""
-        with self.lock:
-            if time.monotonic() - self.read > _TICK:
-                self.table, self.read = _process_table(), time.monotonic()
-            table = self.table
-        total = _Usage()
-        for pid, (_, own, children, memory) in table.items():
-            above = pid
-            while above in table and above != root:
-                above = table[above][0]
-            if above == root:
-                total.cpu_seconds += own + children
-                total.own[pid] = own
-                total.memory_bytes += memory
-        return total
-
-
-def _process_table() -> dict[int, tuple[int, float, float, int]]:
-    """Process id → (parent, CPU seconds of its own, of its children waited for, resident bytes)."""
-    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    table = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = _stat(f"/proc/{entry.name}/stat")
-                own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
-                table[int(entry.name)] = (int(fields[1]), own / tick, children / tick, int(fields[21]) * page)
-    return table
-
-
-def _stat(path: str) -> list[bytes]:
-    """Fields of proc(5) from the third, the state, on."""
-    with open(path, "rb") as file:
-        return file.read().rsplit(b")", 1)[1].split()
-
-
-def _computes(pid: int, before: dict[str, int]) -> bool:
-    """Whether a thread of the process runs, or waits for a core or the disk; a sleeper does not.
-
-    Args:
-        pid: The process.
-        before: Ticks and page faults of each thread at the last look. Who waits for the disk has more of them at the next; who waits
-            for a child that sleeps in `vfork`, which looks the same, has not.
-    """
-    computes = False
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError, IndexError):
-                stat = _stat(f"/proc/{pid}/task/{thread}/stat")
-                work = sum(int(stat[i]) for i in (9, 11, 12))
-                computes |= stat[0] == b"R" or (stat[0] == b"D" and work != before.get(thread))
-                before[thread] = work
-    return computes
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:  # the real-time signals have no names
         return f"signal {number}"
-
-
-_processes = _Processes()
-
-
-def forget_processes() -> None:
-    """In a forked child: a lock that another thread of the parent held would never open."""
-    _processes.lock = threading.Lock()
 
 
 def run_job(jail: Jail, job: Job, plan: Plan, limits: Limits, cancel: threading.Event | None = None) -> Verdict:
@@ -306,7 +225,7 @@ class _Watch:
             for worker in (self.candidate, self.judge):
                 selector.register(worker.output, selectors.EVENT_READ, worker)
             while True:
-                for key, _ in selector.select(_TICK):
+                for key, _ in selector.select(LOOK_SECONDS):
                     if key.data is None:
                         message = self._message()
                         if message is not None:
@@ -327,7 +246,7 @@ class _Watch:
             if now - self.began > self.limits.startup_seconds:
                 return self._end("infrastructure_error", f"no jail after {self.limits.startup_seconds} s: {self.candidate.said()}")
             return None
-        used = _processes.usage(self.candidate.pid)
+        used = usage_below(self.candidate.pid)
         # The kernel's limits are for each process; here for all that it forked, those included that nobody has waited for.
         self.seen |= used.own
         seconds = max(used.cpu_seconds, sum(self.seen.values()))
@@ -337,7 +256,7 @@ class _Watch:
             return self._end("memory", f"used {used.memory_bytes >> 20} MiB in several processes")
         if now > self.look:
             waited = now - self.ready
-            computing = any(_computes(pid, self.work) for pid in [*used.own, *_processes.usage(self.judge.pid).own])
+            computing = any(computes(pid, self.work) for pid in [*used.own, *usage_below(self.judge.pid).own])
             self.idle = 0 if computing else self.idle + 1
             if waited > _STRETCH * self.limits.wall_seconds or self.idle == _IDLE_LOOKS:
                 return self._end("timeout", f"no result after {waited:.0f} s", limit="wall")

@@ -26,11 +26,12 @@ from t2.harness.fewshot import adapt as adapt_module
 from t2.harness.fewshot import command
 from t2.harness.fewshot import evaluate as evaluate_module
 from t2.harness.fewshot import generate as generate_module
-from t2.harness.fewshot.adapt import AdaptOptions, adapt
+from t2.harness.fewshot.adapt import adapt
 from t2.harness.fewshot.documents import doc_hash, draw, load_tasks, prepare, train_sets
 from t2.harness.fewshot.evaluate import Judge
 from t2.harness.fewshot.generate import generate
 from t2.harness.fewshot.mixture_file import read_mixture
+from t2.harness.fewshot.options import AdaptOptions
 from t2.harness.model import T2LM
 
 from .. import tiny

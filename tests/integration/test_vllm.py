@@ -21,7 +21,8 @@ from t2.adapters.probe import Probe, layers_fingerprint, save_probe
 from t2.adapters.svf import model_fingerprint
 from t2.harness import vllm_import
 from t2.harness.errors import T2Error
-from t2.harness.fewshot.adapt import AdaptOptions, adapt
+from t2.harness.fewshot.adapt import adapt
+from t2.harness.fewshot.options import AdaptOptions
 from t2.harness.model import T2LM
 
 from .. import tiny
