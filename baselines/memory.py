@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-_RETURNED, _KEPT = (2**17, 2**20), (2**26, 2**25)
-"""Bytes, at the heap's free end and of a freed block, from which on they are the system's again; the second are glibc's own limits."""
+_RETURNED, _KEPT = (2**20, 2**17), (2**25, 2**26)
+"""Bytes of a freed block, and at the heap's free end, from which on they are the system's again; the second are glibc's own limits."""
 
 _returning = False
 
@@ -28,29 +28,29 @@ def return_freed_tensors() -> bool:
     freed. Tensors below that come from the heap from then on, whose gaps no tensor of a slightly other size fills.
     """
     global _returning
-    _returning = _set_thresholds(_RETURNED)
+    _returning = _return_from(*_RETURNED)
     return _returning
 
 
 @contextmanager
-def freed_tensors_kept() -> Iterator[None]:
-    """Within the block, `return_freed_tensors` is off.
+def freed_tensors_kept(size: int) -> Iterator[None]:
+    """Within the block, `return_freed_tensors` is off for tensors of up to `size` bytes.
 
     For a rollout: each token makes every layer's keys and values anew, and would wait for their pages, zeroed by the system, each time.
     `return_free_pages` gives them back after it.
     """
-    if not _returning:
+    if not _returning or size <= _RETURNED[0]:
         yield
         return
-    _set_thresholds(_KEPT)
+    _return_from(min(size, _KEPT[0]), _KEPT[1])
     try:
         yield
     finally:
-        _set_thresholds(_RETURNED)
+        _return_from(*_RETURNED)
 
 
-def _set_thresholds(sizes: tuple[int, int]) -> bool:
+def _return_from(block: int, end: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all([mallopt(_M_TRIM_THRESHOLD, sizes[0]), mallopt(_M_MMAP_THRESHOLD, sizes[1])])
+    return mallopt is not None and all([mallopt(_M_TRIM_THRESHOLD, end), mallopt(_M_MMAP_THRESHOLD, block)])

@@ -128,7 +128,7 @@ def generate(
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
     stop = end_ids(model, tokenizer)
     how = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": stop, **sampling}
-    with freed_tensors_kept(), _dora_norms_kept(model):
+    with freed_tensors_kept(_keys_bytes(model, len(rows), width + max_new_tokens)), _dora_norms_kept(model):
         ids = model.generate(input_ids=asked, attention_mask=mask, **how)  # type: ignore[operator]
     return_free_pages()
     reply = ids[:, width:]
@@ -137,6 +137,12 @@ def generate(
     reply_mask = (ends.cumsum(1) - ends.long() == 0).float()
     texts = tokenizer.batch_decode([row[keep.bool()] for row, keep in zip(reply, reply_mask, strict=True)], skip_special_tokens=True)
     return Rollouts(ids, torch.cat([mask, reply_mask.long()], 1), reply_mask, list(texts))
+
+
+def _keys_bytes(model: nn.Module, replies: int, length: int) -> int:
+    """Return the size of one layer's keys or values, one of each for every head of the queries, after `length` tokens of each reply."""
+    embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
+    return replies * length * embeddings.shape[1] * embeddings.element_size()
 
 
 @contextmanager

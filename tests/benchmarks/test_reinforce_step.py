@@ -40,7 +40,7 @@ PROMPTS, TOKENS, KL_COEF, MEMORY = int(os.environ.get("T2_BENCH_PROMPTS", "64"))
 REFERENCE = int(os.environ.get("T2_BENCH_REFERENCE", str(PROMPTS)))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FASTER, FRUGAL = {
-    "cpu": (1.5, {"tokens_per_pass": 256, "generation_batch_size": 5, "gradient_checkpointing": True}),
+    "cpu": (1.5, {"tokens_per_pass": 256, "generation_batch_size": 4, "gradient_checkpointing": True}),
     "cuda": (4, {"tokens_per_pass": 1024, "generation_batch_size": 16, "gradient_checkpointing": True}),
 }[DEVICE.type]
 

@@ -285,6 +285,7 @@ print(resident() - start < 9 * 2**22 and kept[1] is not None)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs a C library with mallopt (glibc)")
 def test_a_rollout_does_not_get_its_memory_anew_for_every_token():
+    """What is as large as a layer's keys stays; what is larger, of a prompt's layers, goes back."""
     code = """
 import resource
 import torch
@@ -292,18 +293,19 @@ from t2.baselines import rollout
 from t2.baselines.memory import return_freed_tensors
 from t2.tests import tiny
 def allocate(input_ids=None, **how):
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(100): torch.zeros(2**20)  # 4 MB
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start) // 1024 < 10)
+    for size in 2**21, 2**23:
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100): torch.zeros(size // 4)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start) // (size // 4096) < 10)
     return input_ids
 policy = tiny.model()
 policy.generate = allocate
 return_freed_tensors()
 allocate()
-rollout.generate(policy, tiny.tokenizer(None), ["a"], 2, 0)
+rollout.generate(policy, tiny.tokenizer(None), ["a"] * 16, 2000, 0)  # keys of 16 x 2001 x 32 float32
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    assert done.stdout.split() == ["False", "False", "True", "False"]
 
 
 def test_a_long_prompt_is_cut_as_lm_eval_cuts_it(tmp_path):
